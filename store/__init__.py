@@ -1,0 +1,1 @@
+"""What is kept: tables, states, repositories, leases, blobs. No HTTP, no torch."""

@@ -1,0 +1,53 @@
+"""Column types that read the same from SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, String
+from sqlalchemy.types import TypeDecorator
+
+Json = JSON(none_as_null=True)
+"""JSON text; Python's None is SQL NULL. Assign a new value to change it: changes inside go unseen."""
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """An aware datetime, kept in UTC. Naive ones raise ValueError.
+
+    SQLite has no time zones: there the text is UTC without an offset, which also sorts rightly.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be stored")
+        value = value.astimezone(dt.UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+class Word[E: enum.StrEnum](TypeDecorator[E]):
+    """A member of a StrEnum, kept as its text: a new member needs no migration."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def __init__(self, members: type[E]) -> None:
+        super().__init__()
+        self.members = members
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else str(self.members(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
+        return None if value is None else self.members(value)
