@@ -1,0 +1,1 @@
+"""From a dataset file to the tensors of one forward pass."""

@@ -1,0 +1,1 @@
+"""What a run hands over: the student folder."""

@@ -1,0 +1,63 @@
+"""Low-rank adapters: trained on the student, merged into the teacher (Hu et al. 2021)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from minillm_core.errors import UserError
+from minillm_core.spec import LoraSpec
+
+_TARGETS_PARAM = "/student/lora/target_modules"
+
+
+def add_lora(model: PreTrainedModel, lora: LoraSpec) -> PeftModel:
+    """Add a trainable adapter; the model's own weights are frozen. It starts as the identity.
+
+    The adapter has the model's dtype, so that one engine holds one number format. Raises UserError
+    ``invalid_value`` when ``target_modules`` names no layer of the model.
+    """
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise UserError("invalid_value", f"the adapter does not fit: {error}", param=_TARGETS_PARAM) from error
+
+
+def merge_lora(model: PeftModel) -> PreTrainedModel:
+    """Add the adapter to the weights and take it off. The model given is used up."""
+    merged = model.merge_and_unload()
+    merged.requires_grad_(True)
+    return merged
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path, *, param: str = "/teacher/adapter") -> PreTrainedModel:
+    """The model with the adapter of ``folder`` merged into it, in place.
+
+    Raises UserError ``adapter_invalid`` when the folder holds no LoRA adapter in safetensors or the
+    adapter is of another model.
+    """
+    try:
+        kind = json.loads((folder / "adapter_config.json").read_text()).get("peft_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError("adapter_invalid", f"{folder} has no readable adapter_config.json", param=param) from error
+    if kind != "LORA":
+        raise UserError("adapter_invalid", f"the adapter is of type {kind}; only LORA is merged", param=param)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError("adapter_invalid", f"{folder} has no adapter_model.safetensors", param=param)
+    try:
+        adapted = PeftModel.from_pretrained(
+            model, str(folder), is_trainable=False, autocast_adapter_dtype=False, local_files_only=True
+        )
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError("adapter_invalid", f"the adapter does not fit the teacher: {error}", param=param) from error
+    return merge_lora(adapted).requires_grad_(False)
