@@ -1,0 +1,188 @@
+"""The trainer's processes: clean start, gentle stop, sure end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from store.ids import new_id
+from worker.guardian import boot_time
+from worker.process_group import (
+    ProcessGroup,
+    ProcessIdentity,
+    attempt_processes,
+    clean_environment,
+    kill_attempt,
+    rotate,
+)
+
+TRAINER = Path(__file__).with_name("fake_trainer.py")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., ProcessGroup]]:
+    groups: list[ProcessGroup] = []
+
+    def starter(ranks: int = 1, seconds: float = 30.0, **metadata: str) -> ProcessGroup:
+        (tmp_path / "spec.json").write_text(json.dumps({"metadata": metadata}))
+        group = ProcessGroup.start(
+            [sys.executable, "-S", str(TRAINER), str(tmp_path)],
+            run_dir=tmp_path,
+            attempt_id=new_id("att"),
+            deadline=boot_time() + seconds,
+            ranks=ranks,
+        )
+        groups.append(group)
+        return group
+
+    yield starter
+    for group in groups:
+        assert group.kill() == []
+
+
+def alive(group: ProcessGroup) -> int:
+    return len(attempt_processes([group.attempt_id]).get(group.attempt_id, []))
+
+
+class TestCleanEnvironment:
+    def test_is_an_allowlist(self) -> None:
+        source = {"PATH": "/bin", "LC_ALL": "C", "MINILLM_DATABASE_URL": "x", "HF_TOKEN": "x", "NEW_SECRET": "x"}
+        assert clean_environment(source) == {"PATH": "/bin", "LC_ALL": "C"}
+
+    def test_a_proxy_passes_without_its_password_only(self) -> None:
+        assert clean_environment({"HTTPS_PROXY": "http://proxy:1"}) == {"HTTPS_PROXY": "http://proxy:1"}
+        assert clean_environment({"HTTPS_PROXY": "http://u:p@proxy:1"}) == {}
+
+    def test_what_the_trainer_sees(
+        self, start: Callable[..., ProcessGroup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MINILLM_BROKER_URL", "canary")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+        assert start(steps="0").wait(10) == 0
+        seen = json.loads((tmp_path / "environment.json").read_text())
+        assert "canary" not in seen.values()
+        assert {name for name in seen if name.startswith("MINILLM_")} == {"MINILLM_ATTEMPT", "MINILLM_LIFELINE_FD"}
+
+
+class TestExitStatus:
+    @pytest.mark.parametrize(
+        ("mode", "status"), [("succeed", 0), ("crash", 70), ("user_error", 64), ("kill", -signal.SIGKILL)]
+    )
+    def test_is_the_trainers_own(self, start: Callable[..., ProcessGroup], mode: str, status: int) -> None:
+        assert start(mode=mode).wait(10) == status
+
+    def test_sigterm_reaches_the_trainer(self, start: Callable[..., ProcessGroup], tmp_path: Path) -> None:
+        group = start(steps="1000", delay="0.05")
+        wait_until((tmp_path / "events.jsonl").exists)
+        group.request_stop()
+        assert group.wait(10) == 75
+        assert alive(group) == 0
+
+    def test_several_ranks_share_a_rendezvous_and_stop_together(
+        self, start: Callable[..., ProcessGroup], tmp_path: Path
+    ) -> None:
+        group = start(ranks=2, steps="1000", delay="0.05")
+        wait_until((tmp_path / "events.jsonl").exists)
+        wait_until(lambda: alive(group) == 3)
+        ranks = {
+            psutil.Process(p.pid).environ()["RANK"]: psutil.Process(p.pid).environ()["MASTER_PORT"]
+            for p in attempt_processes([group.attempt_id])[group.attempt_id]
+            if p.pid != group.identity.pid
+        }
+        assert set(ranks) == {"0", "1"}
+        assert len(set(ranks.values())) == 1
+        wait_until(lambda: "progress" in (tmp_path / "events.jsonl").read_text())
+        group.request_stop()
+        assert group.wait(10) == 75
+
+
+class TestEnd:
+    @pytest.mark.parametrize("mode", ["stubborn", "escape"])
+    def test_kill_takes_grandchildren_that_ignore_sigterm(self, start: Callable[..., ProcessGroup], mode: str) -> None:
+        group = start(mode=mode, steps="1000", delay="0.05")
+        wait_until(lambda: alive(group) == 5)
+        group.request_stop()
+        assert group.wait(0.3) is None
+        assert group.kill() == []
+        assert group.poll() is not None
+
+    def test_leftovers_of_an_ended_trainer_are_killed(self, start: Callable[..., ProcessGroup]) -> None:
+        group = start(mode="escape", steps="1")
+        assert group.wait(10) == 0
+        assert alive(group) == 0
+
+    def test_the_deadline_ends_a_trainer_whose_supervisor_sleeps(self, start: Callable[..., ProcessGroup]) -> None:
+        group = start(mode="stubborn", steps="1000", delay="0.05", seconds=1.0)
+        assert group.wait(10) == -signal.SIGKILL
+        assert alive(group) == 0
+
+    def test_a_renewed_deadline_lets_it_live(self, start: Callable[..., ProcessGroup]) -> None:
+        group = start(steps="1000", delay="0.05", seconds=0.6)
+        group.extend(boot_time() + 30.0)
+        assert group.wait(1.0) is None
+
+    @pytest.mark.parametrize("victim", ["supervisor", "guardian"])
+    def test_nothing_outlives_sigkill(self, tmp_path: Path, victim: str) -> None:
+        (tmp_path / "spec.json").write_text(json.dumps({"metadata": {"mode": "succeed", "steps": "1000"}}))
+        attempt_id = new_id("att")
+        code = (
+            "import sys,time; from pathlib import Path; from worker.process_group import *\n"
+            f"g = ProcessGroup.start([sys.executable, '-S', {str(TRAINER)!r}, {str(tmp_path)!r}],"
+            f" run_dir=Path({str(tmp_path)!r}), attempt_id={attempt_id!r}, deadline=boot_time() + 60)\n"
+            "print(g.identity.pid, flush=True); time.sleep(60)\n"
+        )
+        supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        try:
+            assert supervisor.stdout is not None
+            guardian = int(supervisor.stdout.readline())
+            wait_until((tmp_path / "events.jsonl").exists)
+            os.kill(supervisor.pid if victim == "supervisor" else guardian, signal.SIGKILL)
+            wait_until(lambda: attempt_processes([attempt_id]) == {}, 5.0)
+        finally:
+            supervisor.kill()
+            supervisor.wait()
+            assert supervisor.stdout is not None
+            supervisor.stdout.close()
+            assert kill_attempt(attempt_id) == []
+
+
+class TestProcessIdentity:
+    def test_a_reused_number_is_not_signalled(self) -> None:
+        process = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+        try:
+            identity = ProcessIdentity.of(process.pid)
+            ProcessIdentity(process.pid, identity.started - 100).kill()
+            assert process.poll() is None
+            identity.kill()
+            assert process.wait(5) == -signal.SIGKILL
+        finally:
+            process.kill()
+            process.wait()
+
+
+class TestRotate:
+    def test_keeps_the_end_and_empties_the_file_that_is_open(self, tmp_path: Path) -> None:
+        log = tmp_path / "stdout.log"
+        with log.open("ab", buffering=0) as writer:
+            writer.write(b"a" * 50 + b"b" * 100)
+            assert rotate(log, 100)
+            writer.write(b"c")
+        assert log.read_bytes() == b"c"
+        assert (tmp_path / "stdout.log.1").read_bytes() == b"b" * 100
+        assert not rotate(log, 100)

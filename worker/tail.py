@@ -1,0 +1,95 @@
+"""Reading what a trainer writes: its events, line by line as they appear, and the end of its logs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from minillm_core.spec import TrainerEvent, parse_event
+from store.printable import LOG_TAIL_BYTES, log_tail
+
+logger = logging.getLogger(__name__)
+
+LONGEST_EVENT_BYTES = 4 << 20
+"""A longer line is no event: it is skipped rather than held in memory."""
+_BLOCK_BYTES = 1 << 20
+
+
+class EventTail:
+    """The events of one ``events.jsonl``, each given once and in order.
+
+    A line counts once its newline is there, so a half-written one is left for the next call. Lines that are no
+    events are skipped and counted in :attr:`malformed`: a trainer's slip must not cost the run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._partial = b""
+        self._skipping = False
+        self.malformed = 0
+
+    def read(self, limit: int = 500) -> list[TrainerEvent]:
+        """Up to about `limit` new events (whole blocks of 1 MiB are parsed at a time); [] where there is nothing new.
+
+        The file may not exist yet.
+        """
+        events: list[TrainerEvent] = []
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return events
+        with file:
+            file.seek(self._offset)
+            while len(events) < limit:
+                block = file.read(_BLOCK_BYTES)
+                if not block:
+                    break
+                self._offset += len(block)
+                *lines, self._partial = (self._partial + block).split(b"\n")
+                for line in lines:
+                    event = None if self._skipping else self._parse(line)
+                    self._skipping = False
+                    if event is not None:
+                        events.append(event)
+                if len(self._partial) > LONGEST_EVENT_BYTES:
+                    self._partial, self._skipping = b"", True
+                    self.malformed += 1
+        return events
+
+    def _parse(self, line: bytes) -> TrainerEvent | None:
+        if not line.strip():
+            return None
+        try:
+            return parse_event(line)
+        except ValidationError as error:
+            self.malformed += 1
+            logger.warning("%s: a line is no event (%s)", self._path, error.errors()[0]["msg"])
+            return None
+
+
+def _last_bytes(path: Path, count: int) -> bytes:
+    """The end of a log and, where that is shorter, of the file rotated out before it."""
+    data = b""
+    for part in (path, path.with_name(path.name + ".1")):
+        missing = count - len(data)
+        if missing > 0 and part.is_file():
+            with part.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - missing))
+                data = file.read() + data
+    return data
+
+
+def attempt_log(run_dir: Path, limit_bytes: int = LOG_TAIL_BYTES) -> str:
+    """The ends of both outputs of an attempt, each under a header, printable, at most `limit_bytes` together."""
+    share = limit_bytes // 2 - 32
+    parts = []
+    for name in ("stdout", "stderr"):
+        # One byte more than wanted shows that the start was cut off.
+        text = log_tail(_last_bytes(run_dir / f"{name}.log", share + 1), share).strip("\n")
+        if text:
+            parts.append(f"==> {name} <==\n{text}\n")
+    return "".join(parts)
