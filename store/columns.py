@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import JSON, DateTime, Dialect, String
 from sqlalchemy.types import TypeDecorator
+
+E = TypeVar("E", bound=enum.StrEnum)
 
 Json = JSON(none_as_null=True)
 """JSON text; Python's None is SQL NULL. Assign a new value to change it: changes inside go unseen."""
@@ -36,7 +38,7 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
 
 
-class Word[E: enum.StrEnum](TypeDecorator[E]):
+class Word(TypeDecorator[E]):
     """A member of a StrEnum, kept as its text: a new member needs no migration."""
 
     impl = String(32)

@@ -53,3 +53,7 @@ class IdempotencyMismatch(StoreError):
 
 class IdempotencyInProgress(StoreError):
     """The first request with this Idempotency-Key has not answered yet."""
+
+
+class UnverifiedStudent(StoreError):
+    """A run claims success without a student whose manifest has the hash that the trainer reported."""

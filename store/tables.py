@@ -120,7 +120,7 @@ class Job(Base):
 
     event_seq: Mapped[int]
     """Sequence number of the newest event."""
-    version: Mapped[int]
+    version: Mapped[int] = mapped_column()
     """Raised by every update but the renewal of a lease: the ETag."""
     deleting: Mapped[bool] = mapped_column(server_default=false())
     created_at: Mapped[dt.datetime]
