@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
 FAMILIES = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 """``model_type`` of each family whose head, masks and layers are tested to be reproduced exactly."""
@@ -164,7 +164,8 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
 def _recomputed(forward: Any) -> Any:
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
+        cached = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
+        if cached or not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from minillm_core.errors import UserError
@@ -43,7 +43,7 @@ def prune_layers(teacher: PreTrainedModel, layers: int | list[int]) -> PreTraine
     """
     total = teacher.config.num_hidden_layers
     kept = kept_layers(total, layers)
-    config = copy.deepcopy(teacher.config)
+    config = without_origin(copy.deepcopy(teacher.config))
     config.num_hidden_layers = len(kept)
     for name in _PER_LAYER_LISTS:
         values = getattr(config, name, None)
@@ -51,9 +51,23 @@ def prune_layers(teacher: PreTrainedModel, layers: int | list[int]) -> PreTraine
             setattr(config, name, [values[layer] for layer in kept])
     with no_init_weights():
         student = type(teacher)._from_config(config, dtype=teacher.dtype)
+        # Tying belongs to the initialisation that was skipped.
+        student.tie_weights()
     student.load_state_dict(_renumbered(teacher.state_dict(), layers_name(teacher), kept))
     student.generation_config = copy.deepcopy(teacher.generation_config)
     return student.to(teacher.device).eval()
+
+
+def without_origin(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config without what tells where its weights came from: it is about to describe others.
+
+    A model read from GGUF carries a ``quantization_config`` that makes saving it an error.
+    """
+    for name in ("quantization_config", "_model_name_or_path"):
+        if hasattr(config, name):
+            delattr(config, name)
+    config._name_or_path = ""
+    return config
 
 
 def _renumbered(state: dict[str, torch.Tensor], stack: str, kept: list[int]) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""The student as a folder that ``AutoModelForCausalLM.from_pretrained`` loads, whole or not there."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from minillm_core.export.card import RunFacts, model_card
+from minillm_core.manifests import commit_folder, folder_bytes, verify_folder
+from minillm_core.models.pruning import without_origin
+from minillm_core.spec import DType, JobSpec
+
+_SHARD = "5GB"
+
+
+@dataclass(frozen=True)
+class ExportedStudent:
+    path: Path
+    manifest_sha256: str
+    bytes: int
+
+
+def write_student(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    spec: JobSpec,
+    facts: RunFacts,
+    dtype: DType,
+    end_ids: Sequence[int],
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> ExportedStudent:
+    """Write weights (safetensors, ``dtype``), config, generation config, tokenizer and model card.
+
+    ``model`` is a plain transformers model (adapters merged) and is not changed. ``state`` takes
+    the place of its own state dict where the weights are spread over ranks. ``end_ids`` are the
+    tokens that end a response: generation stops at each. The folder is filled under another name,
+    verified and then renamed; an earlier one is replaced. Raises OSError when the disk refuses.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}.aside-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside = folder.with_name(f".{folder.name}.aside-{uuid.uuid4().hex}")
+    aside.mkdir()
+    try:
+        weights = _stored(model, model.state_dict() if state is None else state, getattr(torch, dtype))
+        save_torch_state_dict(weights, aside, max_shard_size=_SHARD, metadata={"format": "pt"})
+        _write_configs(aside, model, tokenizer, dtype, end_ids)
+        tokenizer.save_pretrained(aside)
+        (aside / "README.md").write_text(model_card(spec, facts))
+        data = {"dtype": dtype, "parameters": facts.parameters, "job_id": facts.job_id}
+        manifest_sha256 = commit_folder(aside, folder, "student", data)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return ExportedStudent(folder, manifest_sha256, folder_bytes(verify_folder(folder)))
+
+
+def _stored(model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors to write: on the CPU, floating ones in ``dtype``, a tied head left to its embedding."""
+    tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
+    return {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in state.items()
+        if name not in tied
+    }
+
+
+def _write_configs(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: DType, end_ids: Sequence[int]
+) -> None:
+    config = without_origin(copy.deepcopy(model.config))
+    config.architectures = [type(model).__name__]
+    config.dtype = dtype
+    config.use_cache = True
+    config.save_pretrained(folder)
+    ends = list(dict.fromkeys(end_ids))
+    # Made afresh: a teacher's own temperature or penalties were no part of the training.
+    GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else ends,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
+    ).save_pretrained(folder)
