@@ -1,0 +1,1 @@
+"""Models that a job may name: `/v1/models`."""
