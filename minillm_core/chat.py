@@ -1,0 +1,163 @@
+"""Talk to a finished student: ``python -m minillm_core.chat PATH``.
+
+Without further options it is a conversation on the terminal; ``--prompt TEXT`` answers once and ends;
+``--jsonl`` reads ``{"prompt": ...}`` or ``{"messages": [...]}`` lines from standard input and writes one JSON
+object a line: first ``{"class", "parameters"}`` of the model, then ``{"prompt", "answer", "tokens"}`` for each.
+
+The model is loaded with ``AutoModelForCausalLM`` alone, from local files alone: what this can load, any program
+that uses transformers can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers.utils import logging as transformers_logging
+
+Message = dict[str, str]
+
+
+class Student:
+    """A model with its tokenizer, in inference mode."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        self.model.eval()
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def prompt(self, messages: list[Message]) -> dict[str, Any]:
+        """Tensors (1, T) of the conversation up to the answer: by the chat template, or as plain text without one."""
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return dict(self.tokenizer(text, return_tensors="pt", add_special_tokens=False))
+        return dict(self.tokenizer("\n\n".join(message["content"] for message in messages), return_tensors="pt"))
+
+    @torch.inference_mode()
+    def answer(
+        self, messages: list[Message], *, max_new_tokens: int, temperature: float, streamer: TextStreamer | None = None
+    ) -> tuple[str, int]:
+        """The answer and its number of tokens; greedy at temperature 0. Raises ValueError for an over-long prompt."""
+        inputs = self.prompt(messages)
+        length = inputs["input_ids"].shape[1]
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and length >= limit:
+            raise ValueError(f"the prompt has {length} tokens and the model's context {limit}")
+        room = max_new_tokens if limit is None else min(max_new_tokens, limit - length)
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        pad = self.tokenizer.pad_token_id
+        output = self.model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=room,
+            pad_token_id=pad if pad is not None else self.tokenizer.eos_token_id,
+            streamer=streamer,
+            **sampling,
+        )
+        new = output[0, length:]
+        return self.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
+
+
+def _messages(line: str) -> list[Message]:
+    """The conversation of one input line. Raises ValueError where it is none."""
+    given = json.loads(line)
+    if not isinstance(given, dict):
+        raise ValueError("a line is an object with prompt or messages")
+    if isinstance(given.get("prompt"), str):
+        return [{"role": "user", "content": given["prompt"]}]
+    messages = given.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("a line has prompt or messages")
+    return [{"role": str(message["role"]), "content": str(message["content"])} for message in messages]
+
+
+def _serve_jsonl(student: Student, arguments: argparse.Namespace) -> None:
+    print(json.dumps({"class": type(student.model).__name__, "parameters": student.parameters}), flush=True)
+    for line in sys.stdin:
+        if not line.strip():
+            continue
+        try:
+            messages = _messages(line)
+            answer, tokens = student.answer(
+                messages, max_new_tokens=arguments.max_new_tokens, temperature=arguments.temperature
+            )
+            reply = {"prompt": messages[-1]["content"], "answer": answer, "tokens": tokens}
+        except (ValueError, KeyError, TypeError) as error:
+            reply = {"error": str(error)}
+        print(json.dumps(reply, ensure_ascii=False), flush=True)
+
+
+def _converse(student: Student, arguments: argparse.Namespace) -> None:
+    """One message a line, the whole conversation remembered; `/new` forgets it, Ctrl-D ends."""
+    print(f"{arguments.folder} ({student.parameters:,} parameters). /new starts afresh, Ctrl-D ends.")
+    streamer = TextStreamer(student.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    history: list[Message] = []
+    while True:
+        try:
+            said = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if said == "/new":
+            history = []
+        elif said:
+            history.append({"role": "user", "content": said})
+            try:
+                answer, _ = student.answer(
+                    history,
+                    max_new_tokens=arguments.max_new_tokens,
+                    temperature=arguments.temperature,
+                    streamer=streamer,
+                )
+                history.append({"role": "assistant", "content": answer})
+            except KeyboardInterrupt:
+                print("\n(stopped)")
+                history.pop()
+            except ValueError as error:
+                print(f"{error}: /new starts afresh")
+                history.pop()
+
+
+def main(given: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m minillm_core.chat", description="Talk to a finished student.")
+    parser.add_argument("folder", type=Path, help="folder of the model, as downloaded")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--prompt", help="answer this and end")
+    mode.add_argument("--jsonl", action="store_true", help="answer JSON lines from standard input")
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(given)
+    if not (arguments.folder / "config.json").is_file():
+        parser.error(f"{arguments.folder} is no model: it has no config.json")
+    if arguments.max_new_tokens < 1 or arguments.temperature < 0:
+        parser.error("--max-new-tokens must be at least 1 and --temperature at least 0")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    torch.manual_seed(arguments.seed)
+    student = Student(arguments.folder)
+    if arguments.jsonl:
+        _serve_jsonl(student, arguments)
+    elif arguments.prompt is not None:
+        answer, _ = student.answer(
+            [{"role": "user", "content": arguments.prompt}],
+            max_new_tokens=arguments.max_new_tokens,
+            temperature=arguments.temperature,
+        )
+        print(answer)
+    else:
+        _converse(student, arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
