@@ -1,0 +1,102 @@
+"""Checkpoints as their owners see them."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from store import retention
+from store.errors import Conflict, NotFound
+from store.paging import Order, Page, page
+from store.states import add_event, lock
+from store.tables import Checkpoint, Job
+
+
+class CheckpointRepository:
+    """Checkpoints; those being deleted are not found."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def get(self, owner_id: str, checkpoint_id: str) -> Checkpoint:
+        """Raises NotFound, also for someone else's."""
+        row = self.session.scalar(
+            select(Checkpoint)
+            .join(Job, Job.id == Checkpoint.job_id)
+            .where(Checkpoint.id == checkpoint_id, Checkpoint.deleting.is_(False))
+            .where(Job.owner_id == owner_id, Job.deleting.is_(False))
+        )
+        if row is None:
+            raise NotFound("checkpoint", checkpoint_id)
+        return row
+
+    def list(
+        self,
+        job: Job,
+        *,
+        limit: int = 100,
+        order: Order = "desc",
+        after: str | None = None,
+        before: str | None = None,
+    ) -> Page[Checkpoint]:
+        """A page of the job's checkpoints. Raises NotFound for an unknown cursor."""
+        statement = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.deleting.is_(False))
+        cursor = after or before
+        if cursor is not None and self.session.scalar(statement.where(Checkpoint.id == cursor)) is None:
+            raise NotFound("checkpoint", cursor)
+        return page(
+            self.session,
+            statement,
+            Checkpoint.created_at,
+            Checkpoint.id,
+            limit=limit,
+            order=order,
+            after=after,
+            before=before,
+        )
+
+    def set_pinned(self, checkpoint: Checkpoint, pinned: bool) -> Checkpoint:
+        """A pinned checkpoint outlives retention, expiry and cancel; only its job's deletion takes it."""
+        self._lock(checkpoint).pinned = pinned
+        self.session.flush()
+        return checkpoint
+
+    def set_expires_at(self, checkpoint: Checkpoint, expires_at: dt.datetime | None) -> Checkpoint:
+        """After this time a sweep deletes it, unless it is pinned; None is never."""
+        self._lock(checkpoint).expires_at = expires_at
+        self.session.flush()
+        return checkpoint
+
+    def request_delete(self, checkpoint: Checkpoint) -> None:
+        """Mark it for deletion. Raises Conflict(`pinned`) and Conflict(`in_use`) while a fork needs it."""
+        self._lock(checkpoint)
+        if checkpoint.pinned:
+            raise Conflict("pinned", "the checkpoint is pinned")
+        if retention.needed_by_fork(self.session, checkpoint.id):
+            raise Conflict("in_use", "an unfinished job begins from this checkpoint")
+        checkpoint.deleting = True
+        self.session.flush()
+
+    def purge(self, checkpoint_id: str) -> None:
+        """Remove the row of one marked for deletion, once its folder is gone. Again is no error."""
+        row = self.session.get(Checkpoint, checkpoint_id)
+        if row is None or not row.deleting:
+            return
+        job = lock(self.session, row.job_id)
+        self.session.delete(row)
+        add_event(
+            self.session,
+            job,
+            "checkpoint_removed",
+            code="checkpoint_removed",
+            data={"checkpoint": row.id, "path": row.path, "attempt": row.attempt},
+        )
+
+    def _lock(self, checkpoint: Checkpoint) -> Checkpoint:
+        lock(self.session, checkpoint.job_id)
+        self.session.refresh(checkpoint)
+        if checkpoint.deleting:
+            raise NotFound("checkpoint", checkpoint.id)
+        return checkpoint

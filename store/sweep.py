@@ -1,0 +1,195 @@
+"""Sweeps: what must happen to jobs although nobody asks. Idempotent, and safe when two run at once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, Select, and_, delete, or_, select
+from sqlalchemy.orm import Session
+
+from minillm_core.spec import Failure, FailureCategory
+from store import retention
+from store.clock import database_now
+from store.outcomes import RetryPolicy, cancel_finally, end_lost, fail, resume_if_wanted
+from store.settings import Settings
+from store.states import apply
+from store.tables import Attempt, Checkpoint, File, IdempotencyKey, Job
+from store.vocabulary import HELD, TERMINAL, AttemptState, Cause, JobState
+
+_BATCH = 100
+_Row = TypeVar("_Row")
+
+ReadTail = Callable[[str, int], bytes | None]
+"""``(job_id, attempt) -> end of that attempt's log``, or None where this machine does not have it."""
+
+
+@dataclass(frozen=True)
+class DoomedCheckpoint:
+    """A checkpoint whose folder shall go."""
+
+    id: str
+    job_id: str
+    attempt: int
+    path: str
+    """Relative to the RUN_DIR of the attempt."""
+
+
+@dataclass
+class Sweep:
+    """What a sweep did (job ids) and what is left for its caller to do."""
+
+    requeued: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    paused: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    expired: list[str] = field(default_factory=list)
+    wake: list[str] = field(default_factory=list)
+    """Queued jobs to announce through the broker; already noted as dispatched."""
+    delete_jobs: list[str] = field(default_factory=list)
+    """Remove the folder ``runs/<id>``, then call ``JobRepository.purge``."""
+    delete_checkpoints: list[DoomedCheckpoint] = field(default_factory=list)
+    """Remove the folder, then call ``CheckpointRepository.purge``."""
+    delete_files: list[str] = field(default_factory=list)
+    """Remove the blob, then call ``FileRepository.purge``."""
+
+
+def sweep(
+    session: Session,
+    *,
+    policy: RetryPolicy | None = None,
+    cancel_grace_seconds: float = 90.0,
+    wake_seconds: float = 15.0,
+    recover_leases: bool = True,
+    read_tail: ReadTail | None = None,
+) -> Sweep:
+    """One pass over what is due, at most 100 rows of each kind; rows another sweep works on are skipped.
+
+    ``recover_leases=False`` leaves expired leases alone: a sweeper that was itself cut off from the
+    database passes it for one lease's time afterwards, because then holders could not renew either
+    and an expired lease is no evidence of a dead one. ``read_tail`` gives the log of a lost attempt,
+    stored before its job can become terminal.
+    """
+    policy = policy or RetryPolicy()
+    now = database_now(session)
+    done = Sweep()
+    if recover_leases:
+        for job in _due(session, and_(Job.state.in_(HELD), Job.lease_expires_at <= now)):
+            _lease_expired(session, job, policy, read_tail)
+            _note(done, job)
+    grace = dt.timedelta(seconds=cancel_grace_seconds)
+    for job in _due(session, and_(Job.state == JobState.CANCELLING, Job.desired_at <= now - grace)):
+        _take_away(session, job, read_tail, "cancel_grace_elapsed", "The worker did not stop the attempt in time")
+        cancel_finally(session, job, Cause.CANCEL_GRACE_ELAPSED)
+        _note(done, job)
+    # A holder watches the deadline itself and writes a last checkpoint: it has the same grace for that.
+    overdue = or_(
+        and_(Job.state.not_in(HELD), Job.deadline_at <= now), and_(Job.state.in_(HELD), Job.deadline_at <= now - grace)
+    )
+    for job in _due(session, and_(Job.state.not_in(TERMINAL), overdue)):
+        _expire(session, job, read_tail)
+        _note(done, job)
+    done.wake = _to_wake(session, now, wake_seconds)
+    _collect_deletions(session, now, done)
+    return done
+
+
+def sweep_with(
+    session: Session, settings: Settings, *, recover_leases: bool = True, read_tail: ReadTail | None = None
+) -> Sweep:
+    """:func:`sweep` with the times that the settings give."""
+    return sweep(
+        session,
+        policy=RetryPolicy.of(settings),
+        cancel_grace_seconds=settings.cancel_grace_seconds,
+        wake_seconds=settings.wake_seconds,
+        recover_leases=recover_leases,
+        read_tail=read_tail,
+    )
+
+
+def _due(session: Session, condition: ColumnElement[bool]) -> list[Job]:
+    statement = (
+        select(Job)
+        .where(condition)
+        .order_by(Job.id)
+        .limit(_BATCH)
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+    return list(session.scalars(statement))
+
+
+def _lease_expired(session: Session, job: Job, policy: RetryPolicy, read_tail: ReadTail | None) -> None:
+    message = f"The worker {job.lease_owner} stopped renewing its lease"
+    failure = Failure(code="worker_lost", category=FailureCategory.INFRASTRUCTURE, message=message, retryable=True)
+    attempt = _take_away(session, job, read_tail, failure.code, message)
+    fail(session, job, attempt, failure, policy, Cause.LEASE_EXPIRED)
+    resume_if_wanted(session, job)
+
+
+def _expire(session: Session, job: Job, read_tail: ReadTail | None) -> None:
+    message = f"The job's {job.max_runtime_seconds} s have passed"
+    if job.state in HELD:
+        _take_away(session, job, read_tail, "time_limit", message)
+    failure = Failure(code="time_limit", category=FailureCategory.USER, message=message, retryable=True)
+    job.failure = failure.model_copy(update={"attempt": job.attempt or None}).model_dump(mode="json")
+    apply(session, job, Cause.DEADLINE, message=message)
+
+
+def _take_away(session: Session, job: Job, read_tail: ReadTail | None, code: str, message: str) -> Attempt:
+    """Raise the fence of a held job, so that its holder is refused from now on, and end its attempt."""
+    attempt = session.scalar(select(Attempt).where(Attempt.job_id == job.id, Attempt.number == job.attempt))
+    assert attempt is not None, f"{job.id} is held without an attempt"
+    job.fence += 1
+    category = FailureCategory.USER if code == "time_limit" else FailureCategory.INFRASTRUCTURE
+    log = read_tail(job.id, attempt.number) if read_tail is not None else None
+    end_lost(session, attempt, Failure(code=code, category=category, message=message), log)
+    return attempt
+
+
+def _note(done: Sweep, job: Job) -> None:
+    lists = {
+        JobState.QUEUED: done.requeued,
+        JobState.FAILED: done.failed,
+        JobState.PAUSED: done.paused,
+        JobState.CANCELLED: done.cancelled,
+        JobState.EXPIRED: done.expired,
+    }
+    lists[job.state].append(job.id)
+
+
+def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[str]:
+    silent = now - dt.timedelta(seconds=wake_seconds)
+    due = and_(
+        Job.state == JobState.QUEUED,
+        or_(Job.not_before.is_(None), Job.not_before <= now),
+        or_(Job.dispatched_at.is_(None), Job.dispatched_at <= silent),
+    )
+    jobs = _due(session, due)
+    for job in jobs:
+        job.dispatched_at = now
+    session.flush()
+    return [job.id for job in sorted(jobs, key=lambda job: (-job.priority, job.created_at, job.id))]
+
+
+def _collect_deletions(session: Session, now: dt.datetime, done: Sweep) -> None:
+    retention.expire(session, now)
+    for file in _limited(session, select(File).where(File.expires_at <= now, File.deleting.is_(False))):
+        file.deleting = True
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at <= now))
+    session.flush()
+    done.delete_jobs = [job.id for job in _limited(session, select(Job).where(Job.deleting.is_(True)))]
+    doomed = select(Checkpoint).join(Job, Job.id == Checkpoint.job_id).where(
+        Checkpoint.deleting.is_(True), Job.deleting.is_(False)
+    )
+    done.delete_checkpoints = [
+        DoomedCheckpoint(row.id, row.job_id, row.attempt, row.path) for row in _limited(session, doomed)
+    ]
+    done.delete_files = [file.id for file in _limited(session, select(File).where(File.deleting.is_(True)))]
+
+
+def _limited(session: Session, statement: Select[tuple[_Row]]) -> list[_Row]:
+    return list(session.scalars(statement.limit(_BATCH)))
