@@ -12,11 +12,11 @@ It ends the whole tree with SIGKILL when
   the database, must not let the trainer run on while another worker holds the lease;
 - the trainer has ended and left something behind.
 
-SIGTERM is passed on to the ranks alone, never to their helpers: a data loader that died of it would take the last
-checkpoint with it. The exit status is the trainer's own; where it was killed, the guardian dies of the same signal.
+SIGTERM is passed on to the trainer's first process alone, never to its helpers: a data loader that died of it would
+take the last checkpoint with it. The exit status is the trainer's own; where it was killed, the guardian dies of the
+same signal.
 
-Arguments: CONTROL_FD DEADLINE RANKS COMMAND...; the deadline is in seconds of :func:`boot_time`. One rank is
-started as it is; several get the variables of torch.distributed's ``env://`` rendezvous. Ranks get
+Arguments: CONTROL_FD DEADLINE COMMAND...; the deadline is in seconds of :func:`boot_time`. The trainer gets
 ``MINILLM_LIFELINE_FD``, the read end of a pipe that only the guardian holds open.
 """
 
@@ -29,17 +29,13 @@ import os
 import resource
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
 
 LIFELINE_FD = 9
-"""Number under which every rank finds the read end of its lifeline."""
+"""Number under which the trainer finds the read end of its lifeline."""
 
-STOPPED = 75
-SETTLE_SECONDS = 10.0
-"""How long the other ranks may live once one has failed: time to say why, too short to hang in a collective."""
 KILL_SECONDS = 20.0
 """How long to wait for processes that SIGKILL cannot end, such as those asleep in a driver."""
 
@@ -134,87 +130,51 @@ def _spawn(command: list[str], environment: dict[str, str]) -> int:
     os._exit(127)
 
 
-def _reserved_port() -> socket.socket:
-    """A loopback port that stays ours for rank 0 to listen on.
-
-    The socket is bound and never listens: with SO_REUSEADDR on both sides rank 0 can bind it too, while the
-    kernel gives the number to nobody else.
-    """
-    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind(("127.0.0.1", 0))
-    return reserved
-
-
 class Guardian:
-    """Ranks started by :meth:`start` and watched by :meth:`watch`."""
+    """A trainer started by :meth:`start` and watched by :meth:`watch`."""
 
     def __init__(self, control_fd: int, deadline: float) -> None:
-        os.set_inheritable(control_fd, False)
         os.set_blocking(control_fd, False)
-        self.control_fd = control_fd
-        self.deadline = deadline
-        self.running: set[int] = set()
-        self.statuses: list[int] = []
+        self._control_fd = control_fd
+        self._deadline = deadline
         self._partial = b""
-        self._wake_read, self._wake_write = os.pipe()
+        self._trainer = 0
+        self._wake_read, wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
 
-    def start(self, command: list[str], ranks: int) -> None:
+    def start(self, command: list[str]) -> None:
         lifeline_read, self._lifeline_write = os.pipe()
         os.dup2(lifeline_read, LIFELINE_FD, inheritable=True)
-        environment = {**os.environ, "MINILLM_LIFELINE_FD": str(LIFELINE_FD)}
-        if ranks == 1:
-            self.running.add(_spawn(command, environment))
-            return
-        self._port = _reserved_port()
-        environment["MASTER_ADDR"] = "127.0.0.1"
-        environment["MASTER_PORT"] = str(self._port.getsockname()[1])
-        environment["WORLD_SIZE"] = environment["LOCAL_WORLD_SIZE"] = str(ranks)
-        for rank in range(ranks):
-            numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            self.running.add(_spawn(command, {**environment, **numbers}))
+        os.close(lifeline_read)
+        self._trainer = _spawn(command, {**os.environ, "MINILLM_LIFELINE_FD": str(LIFELINE_FD)})
 
     def watch(self) -> int | None:
-        """Wait for the ranks: the exit status that stands for all, or None where the tree must be killed."""
-        settle: float | None = None
-        while self.running:
-            now = boot_time()
-            if now >= self.deadline or (settle is not None and now >= settle):
-                return None if now >= self.deadline else self._status()
-            until = self.deadline if settle is None else min(self.deadline, settle)
-            readable, _, _ = select.select([self.control_fd, self._wake_read], [], [], min(until - now, 3600.0))
-            if self.control_fd in readable and not self._read_control():
+        """Wait for the trainer: its exit status, or None where the tree must be killed first."""
+        while (left := self._deadline - boot_time()) > 0:
+            # Looked at again at times, since a select does not count the time that the machine sleeps.
+            readable, _, _ = select.select([self._control_fd, self._wake_read], [], [], min(left, 5.0))
+            if self._control_fd in readable and not self._read_control():
                 return None
             if self._wake_read in readable:
                 received = os.read(self._wake_read, 4096)
+                ended = reap()
+                if self._trainer in ended:
+                    return ended[self._trainer]
                 if {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} & set(received):
-                    for pid in self.running:
-                        os.kill(pid, signal.SIGTERM)
-            for pid, status in reap().items():
-                if pid in self.running:
-                    self.running.discard(pid)
-                    self.statuses.append(status)
-                    if status not in (0, STOPPED) and settle is None:
-                        settle = boot_time() + SETTLE_SECONDS
-        return self._status()
-
-    def _status(self) -> int:
-        """The first failure explains the others; a rank that stopped as asked counts where none failed."""
-        failures = [status for status in self.statuses if status not in (0, STOPPED)]
-        return failures[0] if failures else max(self.statuses, default=0)
+                    os.kill(self._trainer, signal.SIGTERM)
+        return None
 
     def _read_control(self) -> bool:
-        data = os.read(self.control_fd, 65536)
+        data = os.read(self._control_fd, 65536)
         if not data:
             return False
         *lines, self._partial = (self._partial + data).split(b"\n")
         if lines:
-            self.deadline = float(lines[-1])
+            self._deadline = float(lines[-1])
         return True
 
 
@@ -223,11 +183,11 @@ def main(arguments: list[str]) -> None:
     set_process_option(_PR_SET_CHILD_SUBREAPER, 1)
     # A core of a trainer is as large as its models and of no use to the user.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    # Kept clear of the numbers that ranks inherit.
+    # Kept clear of the number that the trainer inherits.
     control_fd = fcntl.fcntl(int(arguments[0]), fcntl.F_DUPFD_CLOEXEC, 50)
     os.close(int(arguments[0]))
     guardian = Guardian(control_fd, float(arguments[1]))
-    guardian.start(arguments[3:], int(arguments[2]))
+    guardian.start(arguments[2:])
     status = guardian.watch()
     kill_descendants(os.getpid())
     if status is None:

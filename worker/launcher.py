@@ -15,12 +15,12 @@ class TrainerLauncher(Protocol):
     """Starts the processes of one attempt whose run folder is complete."""
 
     def launch(self, run_dir: Path, *, ranks: int, attempt_id: str, deadline: float) -> ProcessGroup:
-        """Start `ranks` ranks that live until `deadline` (boot time) at most. Raises OSError."""
+        """Start a trainer for `ranks` ranks that lives until `deadline` (boot time) at most. Raises OSError."""
         ...
 
 
 class TorchLauncher:
-    """``python -m minillm_core RUN_DIR`` once per rank, with the variables that torch.distributed reads."""
+    """``python -m minillm_core RUN_DIR``, which starts one process per rank itself where there are several."""
 
     def __init__(self, *, gpus: str | None = None, hub_offline: bool = False) -> None:
         """`gpus`: the value of CUDA_VISIBLE_DEVICES; None leaves every device visible."""
@@ -33,7 +33,6 @@ class TorchLauncher:
             run_dir=run_dir,
             attempt_id=attempt_id,
             deadline=deadline,
-            ranks=ranks,
             environment=self.environment(ranks),
         )
 

@@ -1,6 +1,6 @@
 """The trainer's processes as the supervisor sees them: started clean, stopped gently or surely, and proven gone.
 
-The supervisor starts :mod:`worker.guardian` in a session of its own; the guardian starts the ranks. Between the
+The supervisor starts :mod:`worker.guardian` in a session of its own; the guardian starts the trainer. Between the
 two runs a control pipe: each renewed lease is written to it as a new deadline, and its end of file (this process
 is gone) or a deadline that passes makes the guardian kill everything. So the trainer dies with its supervisor or
 its lease even where this module never gets to run again.
@@ -32,9 +32,25 @@ GUARDIAN = Path(__file__).with_name("guardian.py")
 HARD_STOP_SECONDS = 5.0
 
 _PASSED_ON = frozenset(
-    "PATH HOME USER LOGNAME SHELL LANG LANGUAGE TZ TMPDIR LD_LIBRARY_PATH CC CXX CUDA_HOME NVIDIA_VISIBLE_DEVICES "
-    "NVIDIA_DRIVER_CAPABILITIES XDG_CACHE_HOME HF_HOME HF_HUB_CACHE HF_ENDPOINT TORCH_HOME TORCH_EXTENSIONS_DIR "
-    "TRITON_CACHE_DIR SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE OMP_NUM_THREADS".split()
+    {
+        *(
+            "PATH",
+            "HOME",
+            "USER",
+            "LOGNAME",
+            "SHELL",
+            "LANG",
+            "LANGUAGE",
+            "TZ",
+            "TMPDIR",
+            "LD_LIBRARY_PATH",
+            "CC",
+            "CXX",
+        ),
+        *("CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "OMP_NUM_THREADS", "XDG_CACHE_HOME"),
+        *("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "TORCH_HOME", "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    }
 )
 _PASSED_PREFIXES = ("LC_", "NCCL_", "GLOO_")
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"})
@@ -139,10 +155,9 @@ class ProcessGroup:
         run_dir: Path,
         attempt_id: str,
         deadline: float,
-        ranks: int = 1,
         environment: Mapping[str, str] | None = None,
     ) -> ProcessGroup:
-        """Start `ranks` copies of `command` under a guardian, output appended to stdout.log and stderr.log.
+        """Start `command` under a guardian, output appended to stdout.log and stderr.log.
 
         `deadline` is in seconds of :func:`worker.guardian.boot_time`; the tree dies at it unless
         :meth:`extend` moves it. `environment` is put on top of :func:`clean_environment`.
@@ -154,7 +169,7 @@ class ProcessGroup:
             os.set_blocking(write_fd, False)
             with (run_dir / "stdout.log").open("ab") as out, (run_dir / "stderr.log").open("ab") as err:
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(GUARDIAN), str(read_fd), repr(deadline), str(ranks), *command],
+                    [sys.executable, "-I", "-S", str(GUARDIAN), str(read_fd), repr(deadline), *command],
                     cwd=run_dir,
                     env={**clean_environment(os.environ), **(environment or {}), ATTEMPT_VARIABLE: attempt_id},
                     stdin=subprocess.DEVNULL,
@@ -190,7 +205,7 @@ class ProcessGroup:
                     os.write(self._control_fd, f"{deadline!r}\n".encode())
 
     def request_stop(self) -> None:
-        """SIGTERM to the ranks: they save at the next step and exit with 75."""
+        """SIGTERM to the trainer: it saves at the next step and exits with 75."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 

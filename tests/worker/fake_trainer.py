@@ -128,9 +128,6 @@ def main() -> None:
         nest(3, own_session=MODE == "escape")
     else:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    if int(os.environ.get("RANK", "0")):
-        stop.wait(60)
-        sys.exit(75)
     emit("phase", phase="preparing")
     if MODE == "user_error":
         failure = {"code": "dataset_invalid", "category": "user", "message": "no rows", "param": "/dataset/file"}

@@ -39,14 +39,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 def start(tmp_path: Path) -> Iterator[Callable[..., ProcessGroup]]:
     groups: list[ProcessGroup] = []
 
-    def starter(ranks: int = 1, seconds: float = 30.0, **metadata: str) -> ProcessGroup:
+    def starter(seconds: float = 30.0, **metadata: str) -> ProcessGroup:
         (tmp_path / "spec.json").write_text(json.dumps({"metadata": metadata}))
         group = ProcessGroup.start(
             [sys.executable, "-S", str(TRAINER), str(tmp_path)],
             run_dir=tmp_path,
             attempt_id=new_id("att"),
             deadline=boot_time() + seconds,
-            ranks=ranks,
         )
         groups.append(group)
         return group
@@ -93,23 +92,6 @@ class TestExitStatus:
         group.request_stop()
         assert group.wait(10) == 75
         assert alive(group) == 0
-
-    def test_several_ranks_share_a_rendezvous_and_stop_together(
-        self, start: Callable[..., ProcessGroup], tmp_path: Path
-    ) -> None:
-        group = start(ranks=2, steps="1000", delay="0.05")
-        wait_until((tmp_path / "events.jsonl").exists)
-        wait_until(lambda: alive(group) == 3)
-        ranks = {
-            psutil.Process(p.pid).environ()["RANK"]: psutil.Process(p.pid).environ()["MASTER_PORT"]
-            for p in attempt_processes([group.attempt_id])[group.attempt_id]
-            if p.pid != group.identity.pid
-        }
-        assert set(ranks) == {"0", "1"}
-        assert len(set(ranks.values())) == 1
-        wait_until(lambda: "progress" in (tmp_path / "events.jsonl").read_text())
-        group.request_stop()
-        assert group.wait(10) == 75
 
 
 class TestEnd:

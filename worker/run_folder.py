@@ -1,0 +1,141 @@
+"""The folder of one attempt: made fresh, with the spec, where its files and models lie, and what to resume from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minillm_core.spec import (
+    CONTEXT_FILE,
+    SPEC_FILE,
+    Failure,
+    FailureCategory,
+    JobSpec,
+    RunContext,
+)
+from store.leases import Claim, ResumePoint
+from store.settings import Settings
+from worker.guardian import LIFELINE_FD
+from worker.manifests import ManifestError, verify
+
+logger = logging.getLogger(__name__)
+
+VERIFIED_CHECKPOINTS = 2
+"""How many good checkpoints are looked for: the trainer checks again and may have to take the second."""
+
+
+class Unresolvable(Exception):
+    """Something that the spec names is not on this machine any more."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run folder that a trainer can be started on."""
+
+    run_dir: Path
+    spec: JobSpec
+    damaged: list[tuple[ResumePoint, str]] = field(default_factory=list)
+    """Checkpoints that are passed over, and why."""
+
+
+def prepare(
+    claim: Claim, settings: Settings, *, model_folder: Callable[[str], Path | None], keep_going: Callable[[], bool]
+) -> PreparedRun:
+    """Write ``spec.json`` and ``run.json`` into the attempt's own folder.
+
+    `model_folder` gives the folder of a `model_...` reference, or None. `keep_going` is asked between checkpoints,
+    whose verification can take minutes.
+    Raises Unresolvable, pydantic.ValidationError for a spec this version cannot read, and OSError.
+    """
+    spec = JobSpec.model_validate_json(claim.spec)
+    run_dir = settings.run_dir(claim.job_id, claim.attempt)
+    if run_dir.exists():
+        # Only after the database went back to an older state: what lies there is not this attempt's.
+        run_dir.rename(run_dir.with_name(f"{run_dir.name}.before-{claim.attempt_id}"))
+    run_dir.mkdir(parents=True)
+    damaged: list[tuple[ResumePoint, str]] = []
+    context = RunContext(
+        job_id=claim.job_id,
+        attempt=claim.attempt,
+        models=_models(spec, settings, model_folder),
+        files=_files(spec, settings),
+        resume_from=[str(path) for path in _resumable(claim, settings, damaged, keep_going)],
+        hub_cache=os.environ.get("HF_HUB_CACHE"),
+        hub_offline=settings.hub_offline or not settings.hub_enabled,
+        lifeline_fd=LIFELINE_FD,
+    )
+    (run_dir / SPEC_FILE).write_text(spec.model_dump_json(indent=1))
+    (run_dir / CONTEXT_FILE).write_text(context.model_dump_json(indent=1))
+    return PreparedRun(run_dir, spec, damaged)
+
+
+def _resumable(
+    claim: Claim, settings: Settings, damaged: list[tuple[ResumePoint, str]], keep_going: Callable[[], bool]
+) -> list[Path]:
+    """The newest checkpoints that verify, newest first; the others found on the way go into `damaged`."""
+    good: list[Path] = []
+    for point in claim.resume:
+        if len(good) == VERIFIED_CHECKPOINTS or not keep_going():
+            break
+        folder = settings.run_dir(point.job_id, point.attempt) / point.path
+        try:
+            verify(folder, kind="checkpoint", manifest_sha256=point.manifest_sha256)
+        except ManifestError as error:
+            logger.warning("%s: checkpoint passed over: %s", claim.job_id, error)
+            damaged.append((point, str(error)))
+        else:
+            good.append(folder)
+    return good
+
+
+def _missing(code: str, message: str, param: str) -> Unresolvable:
+    return Unresolvable(Failure(code=code, category=FailureCategory.USER, message=message, param=param))
+
+
+def _models(spec: JobSpec, settings: Settings, model_folder: Callable[[str], Path | None]) -> dict[str, str]:
+    named = {
+        "/teacher/model": spec.teacher.model,
+        "/teacher/adapter": spec.teacher.adapter,
+        "/student/model": spec.student.model,
+    }
+    folders: dict[str, str] = {}
+    for param, reference in named.items():
+        if reference is None or reference.startswith("hub:"):
+            continue
+        if reference.startswith("path:"):
+            root = settings.models_dir
+            folder: Path | None = (root / reference.removeprefix("path:")).resolve()
+            if folder is not None and not folder.is_relative_to(root):
+                folder = None
+        else:
+            folder = model_folder(reference)
+        if folder is None or not folder.is_dir():
+            raise _missing("model_not_found", f"there is no model {reference} any more", param)
+        folders[reference] = str(folder)
+    return folders
+
+
+def _files(spec: JobSpec, settings: Settings) -> dict[str, str]:
+    corpus = spec.pretrain_corpus
+    named = {
+        "/dataset/file": spec.dataset.file,
+        "/pretrain_corpus/file": corpus.file if corpus is not None else None,
+        "/evaluation/calibration_file": spec.evaluation.calibration_file,
+    }
+    paths: dict[str, str] = {}
+    for param, reference in named.items():
+        if reference is None:
+            continue
+        # A path is how the trainer is run by hand; in the service every file is an uploaded one.
+        path = settings.files_dir / reference
+        if not reference.startswith("file_") or not path.is_file():
+            raise _missing("file_not_found", f"there is no file {reference} any more", param)
+        paths[reference] = str(path)
+    return paths
