@@ -38,7 +38,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
             with engine.connect() as connection:
                 raw = connection.connection.dbapi_connection
                 assert raw is not None
-                raw.execute("PRAGMA journal_mode = WAL")  # type: ignore[attr-defined]
+                raw.execute("PRAGMA journal_mode = WAL")
         with engine.begin() as connection:
             command.upgrade(alembic_config(connection), revision)
 

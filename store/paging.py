@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from sqlalchemy import Select, tuple_
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from store.errors import NotFound
@@ -25,7 +25,7 @@ class Page(Generic[Row]):
 
 def page(
     session: Session,
-    statement: Select[tuple[Row]],
+    statement: Select[Row],
     created_at: InstrumentedAttribute[Any],
     id: InstrumentedAttribute[str],
     *,
@@ -45,7 +45,7 @@ def page(
     cursor = after or before
     descending = (order == "desc") != (before is not None)
     if cursor is not None:
-        at = session.execute(Select(created_at).where(id == cursor)).scalar_one_or_none()
+        at = session.execute(select(created_at).where(id == cursor)).scalar_one_or_none()
         if at is None:
             raise NotFound("cursor", cursor)
         key = tuple_(created_at, id)

@@ -164,7 +164,7 @@ def _student(session: Session, job: Job, attempt: Attempt, event: StudentEvent, 
     add_event(session, job, "student", code="student_exported", message="The student is exported", data=data, now=now)
 
 
-def _checkpoint_at(job: Job, attempt: Attempt, path: str) -> Select[tuple[Checkpoint]]:
+def _checkpoint_at(job: Job, attempt: Attempt, path: str) -> Select[Checkpoint]:
     return select(Checkpoint).where(
         Checkpoint.job_id == job.id, Checkpoint.attempt == attempt.number, Checkpoint.path == path
     )

@@ -61,9 +61,7 @@ def needed_by_fork(session: Session, checkpoint_id: str) -> bool:
 def _live(session: Session, job: Job) -> list[Checkpoint]:
     session.flush()
     rows = session.scalars(
-        select(Checkpoint)
-        .where(Checkpoint.job_id == job.id, Checkpoint.deleting.is_(False))
-        .order_by(*NEWEST_FIRST)
+        select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.deleting.is_(False)).order_by(*NEWEST_FIRST)
     )
     return list(rows)
 

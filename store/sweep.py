@@ -17,7 +17,7 @@ from store.outcomes import RetryPolicy, cancel_finally, end_lost, fail, resume_i
 from store.settings import Settings
 from store.states import apply
 from store.tables import Attempt, Checkpoint, File, IdempotencyKey, Job
-from store.vocabulary import HELD, TERMINAL, AttemptState, Cause, JobState
+from store.vocabulary import HELD, TERMINAL, Cause, JobState
 
 _BATCH = 100
 _Row = TypeVar("_Row")
@@ -182,8 +182,10 @@ def _collect_deletions(session: Session, now: dt.datetime, done: Sweep) -> None:
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at <= now))
     session.flush()
     done.delete_jobs = [job.id for job in _limited(session, select(Job).where(Job.deleting.is_(True)))]
-    doomed = select(Checkpoint).join(Job, Job.id == Checkpoint.job_id).where(
-        Checkpoint.deleting.is_(True), Job.deleting.is_(False)
+    doomed = (
+        select(Checkpoint)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Checkpoint.deleting.is_(True), Job.deleting.is_(False))
     )
     done.delete_checkpoints = [
         DoomedCheckpoint(row.id, row.job_id, row.attempt, row.path) for row in _limited(session, doomed)
@@ -191,5 +193,5 @@ def _collect_deletions(session: Session, now: dt.datetime, done: Sweep) -> None:
     done.delete_files = [file.id for file in _limited(session, select(File).where(File.deleting.is_(True)))]
 
 
-def _limited(session: Session, statement: Select[tuple[_Row]]) -> list[_Row]:
+def _limited(session: Session, statement: Select[_Row]) -> list[_Row]:
     return list(session.scalars(statement.limit(_BATCH)))

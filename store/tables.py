@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, false, text
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from store.columns import Json, UtcDateTime, Word
@@ -122,7 +122,7 @@ class Job(Base):
     """Sequence number of the newest event."""
     version: Mapped[int] = mapped_column()
     """Raised by every update but the renewal of a lease: the ETag."""
-    deleting: Mapped[bool] = mapped_column(server_default=false())
+    deleting: Mapped[bool]
     created_at: Mapped[dt.datetime]
     started_at: Mapped[dt.datetime | None]
     finished_at: Mapped[dt.datetime | None]
@@ -130,7 +130,7 @@ class Job(Base):
 
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - SQLAlchemy reads it from the class
     __table_args__ = (
-        Index("ix_jobs_queue", "state", text("priority DESC"), "created_at", "id"),
+        Index("ix_jobs_state_priority_created_at_id", "state", "priority", "created_at", "id"),
         Index("ix_jobs_owner_id_created_at_id", "owner_id", "created_at", "id"),
         Index("ix_jobs_lease_expires_at", "lease_expires_at"),
     )
@@ -228,7 +228,7 @@ class Checkpoint(Base):
     pinned: Mapped[bool]
     expires_at: Mapped[dt.datetime | None]
     metrics: Mapped[dict[str, float]]
-    deleting: Mapped[bool] = mapped_column(server_default=false())
+    deleting: Mapped[bool]
     created_at: Mapped[dt.datetime]
 
     __table_args__ = (UniqueConstraint("job_id", "attempt", "path"),)
@@ -246,7 +246,7 @@ class File(Base):
     bytes: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     lines: Mapped[int | None]
-    deleting: Mapped[bool] = mapped_column(server_default=false())
+    deleting: Mapped[bool]
     expires_at: Mapped[dt.datetime | None]
     created_at: Mapped[dt.datetime]
 

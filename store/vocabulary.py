@@ -20,14 +20,10 @@ class JobState(enum.StrEnum):
     EXPIRED = "expired"
 
 
-TERMINAL: frozenset[JobState] = frozenset(
-    {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
-)
+TERMINAL: frozenset[JobState] = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
 """States that nothing leaves but an explicit retry of a failed or expired job."""
 
-HELD: frozenset[JobState] = frozenset(
-    {JobState.STARTING, JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING}
-)
+HELD: frozenset[JobState] = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING})
 """States in which an attempt holds the lease."""
 
 

@@ -1,0 +1,43 @@
+"""What Alembic runs. Every revision runs on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import Connection
+
+from store.columns import UtcDateTime, Word
+from store.database import Database
+from store.settings import get_settings
+from store.tables import Base
+
+
+def render_item(kind: str, item: object, _autogen: object) -> str | bool:
+    """In revisions our column types appear as what they are in the database: revisions outlive our code."""
+    if kind == "type" and isinstance(item, UtcDateTime):
+        return "sa.DateTime(timezone=True)"
+    if kind == "type" and isinstance(item, Word):
+        return "sa.String(length=32)"
+    return False
+
+
+def run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        compare_type=True,
+        render_item=render_item,
+        # SQLite can hardly ALTER: Alembic copies the table instead.
+        render_as_batch=connection.dialect.name == "sqlite",
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    database = Database(get_settings().database_url)
+    with database.engine.begin() as own:
+        run(own)
+    database.dispose()

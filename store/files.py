@@ -1,0 +1,101 @@
+"""Uploaded files: their rows. The content is in :mod:`store.blobs` under the same id."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store.clock import database_now
+from store.errors import Conflict, NotFound
+from store.paging import Order, Page, page
+from store.printable import printable
+from store.tables import File, Job
+from store.vocabulary import TERMINAL
+
+
+class FileRepository:
+    """Files; those being deleted are not found."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def create(
+        self,
+        *,
+        id: str,
+        owner_id: str,
+        filename: str,
+        purpose: str,
+        bytes: int,
+        sha256: str,
+        lines: int | None = None,
+        expires_at: dt.datetime | None = None,
+    ) -> File:
+        """The row of a blob that is already written under ``id`` (``new_id("file")``)."""
+        row = File(
+            id=id,
+            owner_id=owner_id,
+            filename=printable(filename),
+            purpose=purpose,
+            bytes=bytes,
+            sha256=sha256,
+            lines=lines,
+            deleting=False,
+            expires_at=expires_at,
+            created_at=database_now(self.session),
+        )
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+    def get(self, owner_id: str, file_id: str) -> File:
+        """Raises NotFound, also for someone else's."""
+        row = self.session.scalar(
+            select(File).where(File.id == file_id, File.owner_id == owner_id, File.deleting.is_(False))
+        )
+        if row is None:
+            raise NotFound("file", file_id)
+        return row
+
+    def list(
+        self,
+        owner_id: str,
+        *,
+        limit: int = 20,
+        order: Order = "desc",
+        after: str | None = None,
+        before: str | None = None,
+        purpose: str | None = None,
+    ) -> Page[File]:
+        """A page of the owner's files. Raises NotFound for a cursor that is not one of them."""
+        cursor = after or before
+        if cursor is not None:
+            self.get(owner_id, cursor)
+        statement = select(File).where(File.owner_id == owner_id, File.deleting.is_(False))
+        if purpose is not None:
+            statement = statement.where(File.purpose == purpose)
+        return page(
+            self.session, statement, File.created_at, File.id, limit=limit, order=order, after=after, before=before
+        )
+
+    def total_bytes(self, owner_id: str) -> int:
+        """Size of all the owner's files."""
+        statement = select(func.coalesce(func.sum(File.bytes), 0)).where(File.owner_id == owner_id)
+        return int(self.session.scalar(statement) or 0)
+
+    def request_delete(self, file: File) -> None:
+        """Mark it for deletion; a sweep finishes it. Raises Conflict(`in_use`) while an unfinished job names it."""
+        user = select(Job.id).where(Job.spec.contains(file.id, autoescape=True), Job.state.not_in(TERMINAL)).limit(1)
+        job = self.session.scalar(user)
+        if job is not None:
+            raise Conflict("in_use", f"the unfinished job {job} uses this file")
+        file.deleting = True
+        self.session.flush()
+
+    def purge(self, file_id: str) -> None:
+        """Remove the row of one marked for deletion, once its blob is gone. Again is no error."""
+        row = self.session.get(File, file_id)
+        if row is not None and row.deleting:
+            self.session.delete(row)

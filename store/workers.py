@@ -1,0 +1,97 @@
+"""Workers: who is there, since when silent, and whether it takes jobs."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from store.clock import database_now
+from store.errors import NotFound
+from store.ids import new_id
+from store.printable import printable
+from store.tables import Worker
+
+_LATE_HEARTBEATS = 3
+
+
+class WorkerRepository:
+    """The workers table. Liveness shown here never decides over a job: only its lease does."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def register(
+        self,
+        *,
+        host: str,
+        pid: int,
+        heartbeat_seconds: float,
+        slots: int = 1,
+        devices: dict[str, Any] | None = None,
+    ) -> Worker:
+        """A new row for a worker process that has just started."""
+        now = database_now(self.session)
+        row = Worker(
+            id=new_id("wrk"),
+            host=host,
+            pid=pid,
+            slots=slots,
+            devices=devices or {},
+            heartbeat_seconds=heartbeat_seconds,
+            started_at=now,
+            heartbeat_at=now,
+            draining=False,
+        )
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+    def heartbeat(self, worker_id: str, *, slot_dirty: str | None = None) -> Worker:
+        """Note that it lives and whether (why) its slot is dirty; read ``draining`` from the row. Raises NotFound."""
+        row = self.get(worker_id)
+        row.heartbeat_at = database_now(self.session)
+        row.slot_dirty = printable(slot_dirty) if slot_dirty is not None else None
+        self.session.flush()
+        return row
+
+    def request_drain(self, worker_id: str) -> Worker:
+        """It shall checkpoint and hand back its job and take no more. Raises NotFound."""
+        row = self.get(worker_id)
+        row.draining = True
+        self.session.flush()
+        return row
+
+    def stop(self, worker_id: str) -> None:
+        """Note an orderly end. Again is no error."""
+        row = self.session.get(Worker, worker_id)
+        if row is not None and row.stopped_at is None:
+            row.stopped_at = database_now(self.session)
+
+    def get(self, worker_id: str) -> Worker:
+        """Raises NotFound."""
+        row = self.session.get(Worker, worker_id)
+        if row is None:
+            raise NotFound("worker", worker_id)
+        return row
+
+    def list(self, *, include_stopped: bool = False, limit: int = 100) -> Sequence[Worker]:
+        """Workers, newest first."""
+        statement = select(Worker).order_by(Worker.started_at.desc(), Worker.id.desc()).limit(limit)
+        if not include_stopped:
+            statement = statement.where(Worker.stopped_at.is_(None))
+        return self.session.scalars(statement).all()
+
+    def is_online(self, worker: Worker, now: dt.datetime) -> bool:
+        """Whether it has neither stopped nor missed three of its own heartbeats."""
+        silence = (now - worker.heartbeat_at).total_seconds()
+        return worker.stopped_at is None and silence <= _LATE_HEARTBEATS * worker.heartbeat_seconds
+
+    def forget_silent(self, older_than: dt.timedelta) -> None:
+        """Delete workers that have stopped or been silent for so long."""
+        edge = database_now(self.session) - older_than
+        for row in self.session.scalars(select(Worker).where(Worker.heartbeat_at <= edge)).all():
+            self.session.delete(row)
