@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(256 * 1024 * 1024, ge=0)
     """Free disk space under which no job is created or started."""
 
+    gpus: str | None = None
+    """Accelerators of this worker, as CUDA_VISIBLE_DEVICES names them ("0,1"); every visible one when unset."""
+
     hub_enabled: bool = True
     """Whether `hub:` references are accepted at all."""
     hub_offline: bool = False
