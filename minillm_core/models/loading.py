@@ -11,17 +11,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from minillm_core.errors import UserError
@@ -78,7 +76,8 @@ def _download(repository: str, revision: str | None, context: RunContext, param:
             ) from error
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise UserError("model_unavailable", f"{where} does not exist or is private", param=param) from error
-        except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        except Exception as error:
+            # Whatever it is: which HTTP library raises here has changed with huggingface_hub's versions.
             reason = f"the hub does not answer ({type(error).__name__})"
     try:
         folder = snapshot_download(
@@ -98,7 +97,7 @@ def _download(repository: str, revision: str | None, context: RunContext, param:
             param=param,
             retryable=not context.hub_offline,
         ) from error
-    except (httpx.HTTPError, HfHubHTTPError, OSError) as error:
+    except Exception as error:
         raise UserError(
             "model_unavailable", f"the download of {where} broke off: {error}", param=param, retryable=True
         ) from error
@@ -175,7 +174,7 @@ def load_causal_lm(
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError("unsupported_model", f"{path} cannot be loaded: {error}", param=param) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])

@@ -25,6 +25,8 @@ def add_lora(model: PreTrainedModel, lora: LoraSpec) -> PeftModel:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules or "all-linear",
+        # GPT-2 stores its weights transposed.
+        fan_in_fan_out=model.config.model_type == "gpt2",
         task_type="CAUSAL_LM",
     )
     try:

@@ -1,0 +1,96 @@
+"""Adapters train alone, start as the identity and leave no trace once merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from minillm_core.errors import UserError
+from minillm_core.models.loading import load_causal_lm
+from minillm_core.models.lora import add_lora, merge_adapter, merge_lora
+from minillm_core.spec import LoraSpec
+from tests.tiny_models import FAMILIES, write_tiny_model
+
+IDS_BT = torch.arange(3, 33).reshape(2, 15)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS_BT).logits
+
+
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_train_and_merge(family: str, tmp_path: Path) -> None:
+    model: PreTrainedModel = load_causal_lm(write_tiny_model(tmp_path / "m", family), torch.float32)
+    before_BTV = logits(model)
+    names = set(model.state_dict())
+    adapted = add_lora(model, LoraSpec(rank=2, dropout=0.1)).eval()
+    assert torch.equal(logits(adapted), before_BTV)
+    trainable = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert trainable and all("lora_" in name for name in trainable)
+    assert not any("lm_head" in name for name in trainable)
+    adapted(input_ids=IDS_BT).logits.square().sum().backward()
+    assert all(p.grad is not None for p in adapted.parameters() if p.requires_grad)
+    shaken(adapted)
+    trained_BTV = logits(adapted)
+    assert (trained_BTV - before_BTV).abs().max() > 1e-2
+    merged = merge_lora(adapted)
+    assert isinstance(merged, PreTrainedModel) and set(merged.state_dict()) == names
+    torch.testing.assert_close(logits(merged), trained_BTV, rtol=1e-4, atol=1e-4)
+    assert all(parameter.requires_grad for parameter in merged.parameters())
+
+
+def test_adapter_takes_the_models_dtype(tmp_path: Path) -> None:
+    model = load_causal_lm(write_tiny_model(tmp_path / "m"), torch.bfloat16)
+    adapted = add_lora(model, LoraSpec(rank=2, target_modules=["q_proj"]))
+    assert {parameter.dtype for parameter in adapted.parameters()} == {torch.bfloat16}
+    assert all("q_proj" in name for name, p in adapted.named_parameters() if p.requires_grad)
+
+
+def test_unknown_target(tmp_path: Path) -> None:
+    model = load_causal_lm(write_tiny_model(tmp_path / "m"), torch.float32)
+    with pytest.raises(UserError) as caught:
+        add_lora(model, LoraSpec(target_modules=["no_such_layer"]))
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "/student/lora/target_modules")
+
+
+def test_teacher_adapter_is_merged(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "m")
+    adapted = shaken(add_lora(load_causal_lm(folder, torch.float32), LoraSpec(rank=2)).eval())
+    adapted.save_pretrained(tmp_path / "adapter")
+    teacher = merge_adapter(load_causal_lm(folder, torch.float32), tmp_path / "adapter")
+    torch.testing.assert_close(logits(teacher), logits(adapted), rtol=1e-4, atol=1e-4)
+    assert isinstance(teacher, PreTrainedModel)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_adapters_that_are_refused(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "m")
+    model = load_causal_lm(folder, torch.float32)
+    with pytest.raises(UserError, match="no readable adapter_config"):
+        merge_adapter(model, folder)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    with pytest.raises(UserError, match="IA3"):
+        merge_adapter(model, adapter)
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(UserError, match="no adapter_model"):
+        merge_adapter(model, adapter)
+    other = load_causal_lm(write_tiny_model(tmp_path / "wide", hidden=64), torch.float32)
+    add_lora(other, LoraSpec(rank=2)).save_pretrained(adapter)
+    with pytest.raises(UserError, match="does not fit") as caught:
+        merge_adapter(model, adapter)
+    assert (caught.value.code, caught.value.param) == ("adapter_invalid", "/teacher/adapter")
