@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from minillm_core.errors import UserError
 from minillm_core.models.pruning import without_origin
@@ -34,7 +34,7 @@ def convert(source: Path, out: Path, dtype: torch.dtype = torch.bfloat16) -> boo
         raise UserError("model_not_found", f"{source} is no file")
     try:
         model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     except (ValueError, KeyError, OSError, NotImplementedError) as error:
         raise UserError("unsupported_model", f"{source} cannot be read: {error}") from error
     config = without_origin(copy.deepcopy(model.config))

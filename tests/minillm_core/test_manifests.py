@@ -1,0 +1,72 @@
+"""A committed folder is whole: what differs from its manifest is found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from minillm_core.manifests import FolderDamaged, commit_folder, folder_bytes, verify_folder
+
+
+def filled(folder: Path, text: str = "weights") -> Path:
+    (folder / "ranks" / "0").mkdir(parents=True)
+    (folder / "model.bin").write_text(text)
+    (folder / "ranks" / "0" / "rng").write_bytes(b"\x00" * 3_000_000)
+    (folder / "empty").touch()
+    return folder
+
+
+@pytest.fixture
+def committed(tmp_path: Path) -> Path:
+    commit_folder(filled(tmp_path / "aside"), tmp_path / "deep" / "final", "checkpoint", {"step": 3})
+    return tmp_path / "deep" / "final"
+
+
+def test_commit_and_verify(tmp_path: Path) -> None:
+    aside, final = filled(tmp_path / "aside"), tmp_path / "deep" / "final"
+    digest = commit_folder(aside, final, "checkpoint", {"step": 3})
+    assert not aside.exists()
+    assert digest == hashlib.sha256((final / "manifest.json").read_bytes()).hexdigest()
+    manifest = verify_folder(final)
+    assert (manifest.kind, manifest.data) == ("checkpoint", {"step": 3})
+    assert [entry.name for entry in manifest.files] == ["empty", "model.bin", "ranks/0/rng"]
+    assert folder_bytes(manifest) == 3_000_007
+
+
+def test_an_earlier_folder_is_replaced(tmp_path: Path, committed: Path) -> None:
+    (committed / "stale").touch()
+    commit_folder(filled(tmp_path / "again", "new"), committed, "student", {})
+    assert (committed / "model.bin").read_text() == "new"
+    assert not (committed / "stale").exists()
+    assert [path.name for path in committed.parent.iterdir()] == ["final"]
+    assert verify_folder(committed).kind == "student"
+
+
+@pytest.mark.parametrize("change", ["cut", "flip", "remove", "manifest", "no_manifest"])
+def test_damage_is_found(committed: Path, change: str) -> None:
+    rng = committed / "ranks" / "0" / "rng"
+    match change:
+        case "cut":
+            rng.write_bytes(rng.read_bytes()[:-1])
+        case "flip":
+            rng.write_bytes(b"\x01" + rng.read_bytes()[1:])
+        case "remove":
+            rng.unlink()
+        case "manifest":
+            (committed / "manifest.json").write_text('{"kind": "cake"}')
+        case "no_manifest":
+            (committed / "manifest.json").unlink()
+    with pytest.raises(FolderDamaged, match=r"rng|manifest\.json"):
+        verify_folder(committed)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "ranks/../../outside"])
+def test_names_outside_are_refused(committed: Path, name: str) -> None:
+    manifest = json.loads((committed / "manifest.json").read_text())
+    manifest["files"][0]["name"] = name
+    (committed / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FolderDamaged, match="outside"):
+        verify_folder(committed)
