@@ -143,8 +143,8 @@ def _plain(jobs: Iterable[Job], console: Console) -> Job:
 
 
 def say(console: Console, text: str) -> None:
-    """One plain line: no markup, no wrapping, at once."""
-    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    """One plain line, at once: no markup, no wrapping, no control characters."""
+    console.file.write(printable(text) + "\n")
     console.file.flush()
 
 

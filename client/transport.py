@@ -34,11 +34,11 @@ def _retry_after(response: httpx.Response) -> float | None:
         return None
 
 
-_backoff = tenacity.wait_exponential_jitter(initial=0.2, max=10.0, jitter=0.2)
+_backoff = tenacity.wait_random_exponential(multiplier=0.4, max=10.0)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """The server's Retry-After where it gave one, else exponential with jitter."""
+    """The server's Retry-After where it gave one, else exponential and random."""
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, _Retry) and error.wait is not None:
         return error.wait

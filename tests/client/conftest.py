@@ -1,0 +1,55 @@
+"""A real HTTP server in a thread for any ASGI app: what the client meets is a socket, not a stand-in."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+START_SECONDS = 20.0
+
+
+class ServerThread:
+    def __init__(self, app: Any) -> None:
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+
+    def start(self) -> None:
+        # Listening before the loop runs: a connection made now waits in the backlog.
+        self._socket.listen()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(START_SECONDS)
+        self._socket.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Any], str]]:
+    """Serve an ASGI app for the length of the test and return its address."""
+    running: list[ServerThread] = []
+
+    def start(app: Any) -> str:
+        server = ServerThread(app)
+        server.start()
+        running.append(server)
+        return server.url
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own service must never be the one that a test talks to."""
+    for name in ("MINILLM_URL", "MINILLM_API_KEY", "MINILLM_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)

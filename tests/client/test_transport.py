@@ -1,0 +1,216 @@
+"""What is sent again, what is not, and what an answer that is no success becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from client import ApiError, MinillmClient, MinillmError, Unreachable
+from client.transport import ATTEMPTS
+
+JOB = {"id": "job_1", "object": "job", "state": "queued"}
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+class Script:
+    """Answers each request with the next of a list; the last one again and again."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+        self.slept: list[float] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
+        self.requests.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def client(self) -> MinillmClient:
+        return MinillmClient("http://service", transport=httpx.MockTransport(self), sleep=self.slept.append)
+
+
+def answer(status: int, body: object = None, **headers: str) -> httpx.Response:
+    return httpx.Response(status, json=body, headers={name.replace("_", "-"): text for name, text in headers.items()})
+
+
+class TestRetries:
+    def test_a_read_is_repeated_until_the_service_is_back(self) -> None:
+        script = Script(answer(503), httpx.ReadTimeout("slow"), answer(200, JOB))
+        assert script.client().job("job_1").state == "queued"
+        assert len(script.requests) == 3
+        assert all(0 < pause < 15 for pause in script.slept)
+
+    def test_retry_after_is_obeyed(self) -> None:
+        script = Script(answer(429, retry_after="7"), answer(200, JOB))
+        script.client().job("job_1")
+        assert script.slept == [7.0]
+
+    def test_it_gives_up_with_the_last_answer(self) -> None:
+        script = Script(answer(503, {"code": "database_unavailable", "detail": "later"}))
+        with pytest.raises(ApiError) as caught:
+            script.client().job("job_1")
+        assert (caught.value.status, caught.value.code) == (503, "database_unavailable")
+        assert len(script.requests) == ATTEMPTS
+
+    def test_a_permanent_refusal_is_not_repeated(self) -> None:
+        script = Script(answer(503, x_should_retry="false"))
+        with pytest.raises(ApiError):
+            script.client().job("job_1")
+        assert len(script.requests) == 1
+
+    def test_an_upload_is_not_repeated_once_it_may_have_arrived(self, tmp_path) -> None:
+        (tmp_path / "rows.jsonl").write_text("{}\n")
+        for fault in (answer(502), httpx.ReadError("broke")):
+            script = Script(fault)
+            with pytest.raises((ApiError, Unreachable)):
+                script.client().upload_file(tmp_path / "rows.jsonl")
+            assert len(script.requests) == 1
+
+    def test_an_upload_is_repeated_whole_when_no_connection_was_made_or_it_was_refused(self, tmp_path) -> None:
+        (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+        bodies = []
+
+        def keep(request: httpx.Request) -> httpx.Response:
+            bodies.append(request.read())
+            if len(bodies) == 1:
+                raise httpx.ConnectError("refused")
+            return answer(429) if len(bodies) == 2 else answer(201, {"id": "file_1"})
+
+        client = MinillmClient("http://service", transport=httpx.MockTransport(keep), sleep=lambda _: None)
+        assert client.upload_file(tmp_path / "rows.jsonl").id == "file_1"
+        assert len(bodies) == 3
+        assert all(b'"response": "b"' in body for body in bodies)
+
+    def test_a_create_is_repeated_under_one_key(self) -> None:
+        script = Script(answer(500), httpx.ReadError("broke"), answer(201, JOB))
+        script.client().create_job({"name": "x"})
+        keys = {request.headers["idempotency-key"] for request in script.requests}
+        assert len(script.requests) == 3
+        assert len(keys) == 1
+        script.client().create_job({"name": "x"})
+        assert script.requests[-1].headers["idempotency-key"] not in keys
+
+    def test_a_retry_of_a_job_is_sent_once(self) -> None:
+        script = Script(answer(502))
+        with pytest.raises(ApiError):
+            script.client().retry("job_1")
+        assert len(script.requests) == 1
+
+
+class TestErrors:
+    def test_problem_json_becomes_an_error_that_names_the_field(self) -> None:
+        body = {"code": "invalid_value", "param": "/training/learning_rate", "detail": "must be above 0"}
+        script = Script(answer(422, body, x_request_id="req_1"))
+        with pytest.raises(ApiError) as caught:
+            script.client().create_job({})
+        error = caught.value
+        assert (error.status, error.code, error.param) == (422, "invalid_value", "/training/learning_rate")
+        assert (error.detail, error.request_id) == ("must be above 0", "req_1")
+        assert str(error) == "training.learning_rate: must be above 0 (invalid_value)"
+
+    @pytest.mark.parametrize("content", [b"<html>Bad gateway</html>", b"", b"[1]", b'{"code": 7, "param": 7}'])
+    def test_any_other_body_is_an_error_too(self, content: bytes) -> None:
+        script = Script(httpx.Response(404, content=content))
+        with pytest.raises(ApiError) as caught:
+            script.client().job("job_1")
+        assert caught.value.status == 404
+        assert caught.value.param is None
+        assert caught.value.detail
+
+    def test_no_service(self) -> None:
+        script = Script(httpx.ConnectError("refused"))
+        with pytest.raises(Unreachable, match="http://service"):
+            script.client().job("job_1")
+
+    def test_something_else_at_the_address(self) -> None:
+        with pytest.raises(MinillmError, match="JSON"):
+            Script(httpx.Response(200, text="<html>")).client().job("job_1")
+
+    @pytest.mark.parametrize("url", ["nonsense", "ftp://host", "http://[::1", "http://host:notaport"])
+    def test_an_address_that_is_none(self, url: str) -> None:
+        with pytest.raises(Unreachable, match="address"):
+            MinillmClient(url).job("job_1")
+
+    @pytest.mark.parametrize("job_id", ["", "..", "."])
+    def test_an_id_that_is_none(self, job_id: str) -> None:
+        with pytest.raises(MinillmError):
+            Script(answer(200, JOB)).client().job(job_id)
+
+    def test_an_id_stays_one_segment_of_the_path(self) -> None:
+        script = Script(answer(404, {"code": "not_found"}))
+        with pytest.raises(ApiError):
+            script.client().cancel("../files?x=1")
+        assert script.requests[0].url.raw_path == b"/v1/jobs/..%2Ffiles%3Fx%3D1/cancel"
+
+
+class TestSettings:
+    def test_address_and_key_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MINILLM_URL", "http://elsewhere:1/")
+        monkeypatch.setenv("MINILLM_API_KEY", "key_abc")
+        script = Script(answer(200, JOB))
+        client = MinillmClient(transport=httpx.MockTransport(script))
+        client.job("job_1")
+        assert str(script.requests[0].url) == "http://elsewhere:1/v1/jobs/job_1"
+        assert script.requests[0].headers["authorization"] == "Bearer key_abc"
+
+    def test_an_empty_key_sends_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MINILLM_API_KEY", "key_abc")
+        script = Script(answer(200, JOB))
+        MinillmClient("http://service", api_key="", transport=httpx.MockTransport(script)).job("job_1")
+        assert "authorization" not in script.requests[0].headers
+
+
+class TestTolerance:
+    def test_fields_and_words_of_a_later_version(self) -> None:
+        body = {**JOB, "state": "hibernating", "phase": "dreaming", "mood": "calm", "progress": {"step": 3, "eta": 1}}
+        job = Script(answer(200, body)).client().job("job_1")
+        assert job.state == "hibernating"
+        assert not job.is_terminal
+        assert job.progress.step == 3
+        assert job.model_extra == {"object": "job", "mood": "calm"}
+
+
+class TestLists:
+    def test_every_page_is_read(self) -> None:
+        first = {"data": [{**JOB, "id": "job_2"}], "has_more": True, "last_id": "job_2"}
+        second = {"data": [JOB], "has_more": False, "last_id": "job_1"}
+        script = Script(answer(200, first), answer(200, second))
+        assert [job.id for job in script.client().jobs(state="queued")] == ["job_2", "job_1"]
+        assert script.requests[1].url.params["after"] == "job_2"
+        assert script.requests[1].url.params["state"] == "queued"
+
+    def test_a_limit_is_kept(self) -> None:
+        page = {"data": [{**JOB, "id": f"job_{n}"} for n in range(3)], "has_more": True, "last_id": "job_2"}
+        script = Script(answer(200, page))
+        assert len(script.client().jobs(limit=3)) == 3
+        assert len(script.requests) == 1
+
+
+class TestWatch:
+    def test_each_change_once_until_the_end(self) -> None:
+        script = Script(
+            answer(200, JOB, etag='"1"'),
+            answer(304),
+            answer(200, {**JOB, "state": "running"}, etag='"2"'),
+            answer(200, {**JOB, "state": "succeeded"}, etag='"3"'),
+        )
+        assert [job.state for job in script.client().watch("job_1")] == ["queued", "running", "succeeded"]
+        assert [request.headers.get("if-none-match") for request in script.requests] == [None, '"1"', '"1"', '"2"']
+
+    def test_an_outage_shorter_than_the_patience_is_survived(self) -> None:
+        down = [httpx.ConnectError("refused")] * (2 * ATTEMPTS)
+        script = Script(answer(200, JOB), *down, answer(200, {**JOB, "state": "failed"}))
+        assert [job.state for job in script.client().watch("job_1")] == ["queued", "failed"]
+
+    def test_a_longer_one_is_not(self) -> None:
+        script = Script(httpx.ConnectError("refused"))
+        with pytest.raises(Unreachable):
+            list(script.client().watch("job_1", patience=0.0))
+
+    def test_wait_gives_up_at_its_timeout(self) -> None:
+        with pytest.raises(TimeoutError, match="still queued"):
+            Script(answer(200, JOB)).client().wait("job_1", timeout=0.0)
