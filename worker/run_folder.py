@@ -16,6 +16,7 @@ from minillm_core.spec import (
     JobSpec,
     RunContext,
 )
+from store.blobs import LocalBlobs
 from store.leases import Claim, ResumePoint
 from store.settings import Settings
 from worker.guardian import LIFELINE_FD
@@ -123,6 +124,7 @@ def _models(spec: JobSpec, settings: Settings, model_folder: Callable[[str], Pat
 
 
 def _files(spec: JobSpec, settings: Settings) -> dict[str, str]:
+    blobs = LocalBlobs(settings.files_dir)
     corpus = spec.pretrain_corpus
     named = {
         "/dataset/file": spec.dataset.file,
@@ -133,9 +135,9 @@ def _files(spec: JobSpec, settings: Settings) -> dict[str, str]:
     for param, reference in named.items():
         if reference is None:
             continue
-        # A path is how the trainer is run by hand; in the service every file is an uploaded one.
-        path = settings.files_dir / reference
-        if not reference.startswith("file_") or not path.is_file():
-            raise _missing("file_not_found", f"there is no file {reference} any more", param)
-        paths[reference] = str(path)
+        try:
+            # Finds ids alone: a path is how the trainer is run by hand.
+            paths[reference] = str(blobs.path(reference))
+        except FileNotFoundError:
+            raise _missing("file_not_found", f"there is no file {reference} any more", param) from None
     return paths

@@ -1,0 +1,149 @@
+"""``python -m worker.sweeper``: what must happen although nobody asks, over and over.
+
+Each pass lets the store recover expired leases, grace periods and deadlines, announces queued jobs, removes the
+folders of what was deleted or has expired, and ends processes on this host whose attempt is over. Every part may
+be done twice or be cut short anywhere: any number of sweepers may run.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import queue
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from celery import Celery
+from sqlalchemy.exc import SQLAlchemyError
+
+from store.attempts import ended_attempts
+from store.blobs import LocalBlobs
+from store.broker import make_celery, wake
+from store.checkpoints import CheckpointRepository
+from store.database import Database
+from store.files import FileRepository
+from store.jobs import JobRepository
+from store.settings import Settings, get_settings
+from store.sweep import Sweep, sweep_with
+from store.workers import WorkerRepository
+from worker.__main__ import UNAVAILABLE, configure_logging, wait_for_schema
+from worker.process_group import attempt_processes
+from worker.tail import attempt_log
+
+logger = logging.getLogger(__name__)
+
+FORGET_WORKERS_AFTER = dt.timedelta(days=7)
+FORGET_EVERY_SECONDS = 3600.0
+
+
+class Sweeper:
+    """One pass at a time by :meth:`sweep_once`."""
+
+    def __init__(self, database: Database, settings: Settings, celery: Celery) -> None:
+        self._database = database
+        self._settings = settings
+        self._celery = celery
+        self._away = False
+        self._recover_at = 0.0
+        self._forget_at = 0.0
+
+    def sweep_once(self) -> Sweep | None:
+        """Do what is due; None where the database does not answer."""
+        try:
+            # After an outage of the database nobody could renew: a lease that expired in it proves nothing.
+            recover = not self._away and time.monotonic() >= self._recover_at
+            with self._database.write() as session:
+                done = sweep_with(session, self._settings, recover_leases=recover, read_tail=self._read_tail)
+            if self._away:
+                self._away = False
+                self._recover_at = time.monotonic() + self._settings.lease_seconds
+            self._report(done)
+            for job_id in done.wake:
+                wake(self._celery, job_id)
+            self._delete(done)
+            self.end_orphans()
+            if time.monotonic() >= self._forget_at:
+                self._forget_at = time.monotonic() + FORGET_EVERY_SECONDS
+                with self._database.write() as session:
+                    WorkerRepository(session).forget_silent(FORGET_WORKERS_AFTER)
+        except SQLAlchemyError as error:
+            logger.warning("the sweep was cut short: %s: %s", type(error).__name__, error)
+            self._away = True
+            return None
+        return done
+
+    def end_orphans(self) -> list[str]:
+        """Kill processes on this host of attempts that no longer hold their job; the attempts' ids."""
+        found = attempt_processes()
+        if not found:
+            return []
+        with self._database.read() as session:
+            ended = sorted(ended_attempts(session, set(found)))
+        for attempt_id in ended:
+            logger.warning("ending %d processes of the dead attempt %s", len(found[attempt_id]), attempt_id)
+            for process in found[attempt_id]:
+                process.kill()
+        return ended
+
+    def _read_tail(self, job_id: str, attempt: int) -> bytes | None:
+        return attempt_log(self._settings.run_dir(job_id, attempt)).encode() or None
+
+    def _report(self, done: Sweep) -> None:
+        for kind in ("requeued", "failed", "paused", "cancelled", "expired"):
+            for job_id in getattr(done, kind):
+                logger.warning("%s: %s by the sweep", job_id, kind)
+
+    def _delete(self, done: Sweep) -> None:
+        """Folders first, rows last: what is cut short in between is found again."""
+        for job_id in done.delete_jobs:
+            if self._removed(self._settings.runs_dir / job_id):
+                with self._database.write() as session:
+                    JobRepository(session).purge(job_id)
+        for checkpoint in done.delete_checkpoints:
+            run_dir = self._settings.run_dir(checkpoint.job_id, checkpoint.attempt)
+            if self._removed(run_dir / checkpoint.path):
+                with self._database.write() as session:
+                    CheckpointRepository(session).purge(checkpoint.id)
+        for file_id in done.delete_files:
+            LocalBlobs(self._settings.files_dir).delete(file_id)
+            with self._database.write() as session:
+                FileRepository(session).purge(file_id)
+
+    def _removed(self, folder: Path) -> bool:
+        """Remove a folder below the run folders; whether it is gone."""
+        if not folder.resolve().is_relative_to(
+            self._settings.runs_dir.resolve() / folder.relative_to(self._settings.runs_dir).parts[0]
+        ):
+            logger.error("%s lies outside of its job's folder and is left alone", folder)
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+
+def main() -> int:
+    settings = get_settings()
+    configure_logging(settings.log_level)
+    database = Database(settings.database_url)
+    if not wait_for_schema(database):
+        logger.error("the database does not answer or lacks its schema: run `python -m store.migrate` first")
+        return UNAVAILABLE
+    # A SimpleQueue, because a signal handler puts into it.
+    stop: queue.SimpleQueue[int] = queue.SimpleQueue()
+    signal.signal(signal.SIGTERM, lambda number, _: stop.put(number))
+    signal.signal(signal.SIGINT, lambda number, _: stop.put(number))
+    sweeper = Sweeper(database, settings, make_celery(settings))
+    while True:
+        sweeper.sweep_once()
+        try:
+            stop.get(timeout=settings.sweep_seconds)
+        except queue.Empty:
+            continue
+        database.dispose()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
