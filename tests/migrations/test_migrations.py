@@ -1,0 +1,107 @@
+"""Every revision on both databases: one head, up and down with data, no drift, two starters at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
+
+from store import migrate
+from store.database import Database
+from store.jobs import JobRepository
+from store.leases import claim, record
+from store.tables import Base
+from tests import services
+from tests.conftest import fresh_postgres_database
+from tests.store import scenes
+
+DIALECTS = ["sqlite"] + (["postgresql"] if services.postgres_url() else [])
+
+
+@pytest.fixture(params=DIALECTS)
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database without any table."""
+    services.USED.add(request.param)
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path / 'deeper' / 'empty.db'}")
+        yield database
+        database.dispose()
+        return
+    server = services.postgres_url()
+    assert server is not None
+    with fresh_postgres_database(server) as url:
+        database = Database(url)
+        yield database
+        database.dispose()
+
+
+def test_single_head() -> None:
+    script = ScriptDirectory.from_config(migrate.alembic_config())
+    assert len(script.get_heads()) == 1
+    assert len(script.get_bases()) == 1
+
+
+def test_no_drift_from_the_models(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_up_down_up_with_data(empty: Database) -> None:
+    assert not empty.at_head()
+    empty.migrate()
+    assert empty.at_head()
+    job_id = scenes.make_job(empty)
+    with empty.write() as session:
+        taken = claim(session, "wrk_a", "host", 1, 30.0)
+        assert taken is not None
+        record(session, taken, [scenes.phase(1), scenes.metrics(2, 1, loss=1.0), scenes.checkpoint(3, 1)])
+    script = ScriptDirectory.from_config(migrate.alembic_config())
+    for revision in [revision.revision for revision in script.walk_revisions()][1:]:
+        migrate.downgrade(empty.engine, revision)
+        migrate.upgrade(empty.engine)
+        assert scenes.row(empty, job_id).attempt == 1  # what was kept is still there
+    migrate.downgrade(empty.engine)
+    assert inspect(empty.engine).get_table_names() == ["alembic_version"]
+    empty.migrate()
+    with empty.read() as session:
+        assert JobRepository(session).list(scenes.OWNER).items == []
+
+
+def test_two_starters_at_once(empty: Database) -> None:
+    starters = [Database(empty.engine.url.render_as_string(hide_password=False)) for _ in range(4)]
+    errors: list[BaseException] = []
+    gate = threading.Barrier(len(starters))
+
+    def start(database: Database) -> None:
+        try:
+            gate.wait(10)
+            database.migrate()
+            assert database.at_head()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=start, args=(database,)) for database in starters]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for database in starters:
+        database.dispose()
+    assert errors == []
+
+
+def test_sqlite_is_in_wal_mode(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    database.migrate()
+    with database.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    database.dispose()
