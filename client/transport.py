@@ -63,7 +63,7 @@ class Transport:
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         key = api_key if api_key is not None else os.environ.get("MINILLM_API_KEY")
-        headers = {"User-Agent": "minillm-client"}
+        headers = {"User-Agent": "minillm-client", "Accept": "application/json, */*;q=0.1"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
         self.base_url = (base_url or os.environ.get("MINILLM_URL") or DEFAULT_URL).rstrip("/")

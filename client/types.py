@@ -97,11 +97,15 @@ class File(_Tolerant):
     purpose: str = ""
     bytes: int = 0
     sha256: str | None = None
+    lines: int | None = None
     created_at: datetime | None = None
 
 
 class Model(_Tolerant):
     id: str
+    reference: str | None = None
+    """How a job names it."""
+    kind: str | None = None
     name: str | None = None
     architecture: str | None = None
     parameters: int | None = None

@@ -1,8 +1,9 @@
 """Talk to a finished student: ``python -m minillm_core.chat PATH``.
 
 Without further options it is a conversation on the terminal; ``--prompt TEXT`` answers once and ends;
-``--jsonl`` reads ``{"prompt": ...}`` or ``{"messages": [...]}`` lines from standard input and writes one JSON
-object a line: first ``{"class", "parameters"}`` of the model, then ``{"prompt", "answer", "tokens"}`` for each.
+``--jsonl`` reads ``{"prompt": ...}``, ``{"messages": [...]}`` or ``{"text": ...}`` lines (the last a prompt that is
+rendered already, such as those of a job's report) from standard input and writes one JSON object a line: first
+``{"class", "parameters"}`` of the model, then ``{"prompt", "answer", "tokens"}`` for each.
 
 The model is loaded with ``AutoModelForCausalLM`` alone, from local files alone: what this can load, any program
 that uses transformers can.
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from transformers.utils import logging as transformers_logging
 
@@ -35,21 +37,29 @@ class Student:
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def prompt(self, messages: list[Message]) -> dict[str, Any]:
-        """Tensors (1, T) of the conversation up to the answer: by the chat template, or as plain text without one."""
+    def render(self, messages: list[Message]) -> str:
+        """The conversation up to the answer: by the chat template, or as plain text without one."""
         if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            return dict(self.tokenizer(text, return_tensors="pt", add_special_tokens=False))
-        return dict(self.tokenizer("\n\n".join(message["content"] for message in messages), return_tensors="pt"))
+            return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return "\n\n".join(message["content"] for message in messages)
+
+    def encode(self, text: str) -> dict[str, Any]:
+        """Tensors (1, T) of a rendered prompt. A chat template writes every special token itself."""
+        return dict(self.tokenizer(text, return_tensors="pt", add_special_tokens=not self.tokenizer.chat_template))
 
     @torch.inference_mode()
     def answer(
-        self, messages: list[Message], *, max_new_tokens: int, temperature: float, streamer: TextStreamer | None = None
+        self, text: str, *, max_new_tokens: int, temperature: float, streamer: TextStreamer | None = None
     ) -> tuple[str, int]:
-        """The answer and its number of tokens; greedy at temperature 0. Raises ValueError for an over-long prompt."""
-        inputs = self.prompt(messages)
+        """The answer to a rendered prompt and its number of tokens; greedy at temperature 0.
+
+        Raises ValueError for a prompt that is empty or longer than the model's context.
+        """
+        inputs = self.encode(text)
         length = inputs["input_ids"].shape[1]
         limit = getattr(self.model.config, "max_position_embeddings", None)
+        if length == 0:
+            raise ValueError("the prompt is empty")
         if limit is not None and length >= limit:
             raise ValueError(f"the prompt has {length} tokens and the model's context {limit}")
         room = max_new_tokens if limit is None else min(max_new_tokens, limit - length)
@@ -67,17 +77,20 @@ class Student:
         return self.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
 
 
-def _messages(line: str) -> list[Message]:
-    """The conversation of one input line. Raises ValueError where it is none."""
+def _asked(student: Student, line: str) -> tuple[str, str]:
+    """The question of one input line, as given and rendered. Raises ValueError where there is none."""
     given = json.loads(line)
     if not isinstance(given, dict):
-        raise ValueError("a line is an object with prompt or messages")
-    if isinstance(given.get("prompt"), str):
-        return [{"role": "user", "content": given["prompt"]}]
+        raise ValueError("a line is an object with prompt, messages or text")
+    if isinstance(given.get("text"), str):
+        return given["text"], given["text"]
     messages = given.get("messages")
+    if isinstance(given.get("prompt"), str):
+        messages = [{"role": "user", "content": given["prompt"]}]
     if not isinstance(messages, list) or not messages:
-        raise ValueError("a line has prompt or messages")
-    return [{"role": str(message["role"]), "content": str(message["content"])} for message in messages]
+        raise ValueError("a line has prompt, messages or text")
+    messages = [{"role": str(message["role"]), "content": str(message["content"])} for message in messages]
+    return messages[-1]["content"], student.render(messages)
 
 
 def _serve_jsonl(student: Student, arguments: argparse.Namespace) -> None:
@@ -86,12 +99,12 @@ def _serve_jsonl(student: Student, arguments: argparse.Namespace) -> None:
         if not line.strip():
             continue
         try:
-            messages = _messages(line)
+            prompt, text = _asked(student, line)
             answer, tokens = student.answer(
-                messages, max_new_tokens=arguments.max_new_tokens, temperature=arguments.temperature
+                text, max_new_tokens=arguments.max_new_tokens, temperature=arguments.temperature
             )
-            reply = {"prompt": messages[-1]["content"], "answer": answer, "tokens": tokens}
-        except (ValueError, KeyError, TypeError) as error:
+            reply = {"prompt": prompt, "answer": answer, "tokens": tokens}
+        except (ValueError, KeyError, TypeError, TemplateError) as error:
             reply = {"error": str(error)}
         print(json.dumps(reply, ensure_ascii=False), flush=True)
 
@@ -113,7 +126,7 @@ def _converse(student: Student, arguments: argparse.Namespace) -> None:
             history.append({"role": "user", "content": said})
             try:
                 answer, _ = student.answer(
-                    history,
+                    student.render(history),
                     max_new_tokens=arguments.max_new_tokens,
                     temperature=arguments.temperature,
                     streamer=streamer,
@@ -149,7 +162,7 @@ def main(given: list[str] | None = None) -> int:
         _serve_jsonl(student, arguments)
     elif arguments.prompt is not None:
         answer, _ = student.answer(
-            [{"role": "user", "content": arguments.prompt}],
+            student.render([{"role": "user", "content": arguments.prompt}]),
             max_new_tokens=arguments.max_new_tokens,
             temperature=arguments.temperature,
         )

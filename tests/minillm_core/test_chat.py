@@ -27,37 +27,39 @@ def jsonl(folder: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_json_lines(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     conversation = {"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "river"}]}
-    lines = [json.dumps({"prompt": "river"}), "", json.dumps(conversation), json.dumps({"prompt": "river"})]
+    rendered = chat.Student(folder).render([{"role": "user", "content": "river"}])
+    lines = [json.dumps({"prompt": "river"}), "", json.dumps(conversation), json.dumps({"text": rendered})]
     model, first, second, third = jsonl(folder, lines, monkeypatch, capsys)
     assert model["class"] == "LlamaForCausalLM"
     assert model["parameters"] > 0
     assert first["prompt"] == second["prompt"] == "river"
     assert 1 <= first["tokens"] <= 5
-    assert first == third
+    assert (first["answer"], first["tokens"]) == (third["answer"], third["tokens"])
+    assert third["prompt"] == rendered
 
 
 def test_a_bad_line_is_answered_with_its_fault_and_the_next_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     too_long = json.dumps({"prompt": "the river " * CONTEXT})
-    lines = ["no json", "[]", '{"messages": []}', '{"messages": [1]}', too_long, '{"prompt": "river"}']
+    lines = ["no json", "[]", '{"messages": []}', '{"messages": [1]}', '{"text": ""}', too_long, '{"prompt": "river"}']
     _, *replies = jsonl(folder, lines, monkeypatch, capsys)
-    assert [("error" in reply) for reply in replies] == [True] * 5 + [False]
-    assert str(CONTEXT) in replies[4]["error"]
+    assert [("error" in reply) for reply in replies] == [True] * 6 + [False]
+    assert str(CONTEXT) in replies[5]["error"]
 
 
 def test_an_answer_never_runs_past_the_context(folder: Path) -> None:
     student = chat.Student(folder)
-    messages = [{"role": "user", "content": "river"}]
-    length = student.prompt(messages)["input_ids"].shape[1]
-    _, tokens = student.answer(messages, max_new_tokens=1000, temperature=0.0)
+    text = student.render([{"role": "user", "content": "river"}])
+    length = student.encode(text)["input_ids"].shape[1]
+    _, tokens = student.answer(text, max_new_tokens=1000, temperature=0.0)
     assert length + tokens <= CONTEXT
 
 
 def test_the_prompt_is_the_chat_templates_once(folder: Path) -> None:
     student = chat.Student(folder)
     messages = [{"role": "user", "content": "river"}]
-    ids = student.prompt(messages)["input_ids"][0].tolist()
+    ids = student.encode(student.render(messages))["input_ids"][0].tolist()
     assert student.tokenizer.decode(ids) == student.tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=False
     )
