@@ -14,6 +14,7 @@ count in this module is per device.
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 import re
 from pathlib import Path
@@ -100,7 +101,7 @@ class PruneTeacher(_Strict):
                 raise ValueError("at least one layer must be kept")
         elif not value:
             raise ValueError("at least one layer must be kept")
-        elif any(layer < 0 for layer in value) or any(b <= a for a, b in zip(value, value[1:], strict=False)):
+        elif any(layer < 0 for layer in value) or any(b <= a for a, b in itertools.pairwise(value)):
             raise ValueError("layer numbers must be non-negative and rise")
         return value
 
@@ -446,8 +447,11 @@ class EvaluationSpec(_Strict):
 DEFAULT_METRICS: tuple[MetricName, ...] = ("rouge_l", "divergence")
 
 
+ExportFormat = Literal["safetensors"]
+
+
 class ExportSpec(_Strict):
-    formats: list[Literal["safetensors"]] = Field(default_factory=lambda: ["safetensors"], min_length=1)
+    formats: list[ExportFormat] = Field(default=["safetensors"], min_length=1)
     dtype: DType | None = None
     """Number format of the exported weights; the training dtype when left out."""
 

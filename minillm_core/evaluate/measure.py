@@ -92,8 +92,8 @@ class Measurement:
             values |= Diversity.merged(ranks.gather(self._diversity(by_seed[0]))).values()
         if "lm_loss" in metrics:
             announce("lm_loss")
-            part = lm_loss(subject.model, own, vocab=vocab, batch_tokens=self.batch_tokens)
-            values |= LmLoss.merged(ranks.gather(part)).values()
+            losses = lm_loss(subject.model, own, vocab=vocab, batch_tokens=self.batch_tokens)
+            values |= LmLoss.merged(ranks.gather(losses)).values()
         if "calibration" in metrics and self.labels is not None:
             announce("calibration")
             labelled = self.labels.part(ranks.rank, ranks.world)
@@ -201,4 +201,4 @@ class Measurement:
         return [text for _, text in sorted(pair for part in self.ranks.gather(pairs) for pair in part)]
 
 
-_DEV_VALUES = ("rouge_l", "exact_match", "response_tokens", "mean_length", "repetition", "repetition_rate")
+_DEV_VALUES = ("rouge_l", "exact_match", "response_tokens_mean", "repetition_4", "truncated")

@@ -1,0 +1,83 @@
+"""``python -m minillm_core RUN_DIR``: run the job of ``RUN_DIR/spec.json`` and leave the student there.
+
+Exit codes are :class:`minillm_core.spec.ExitCode`. A run folder with checkpoints is continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from minillm_core.spec import ExitCode, JobSpec, RunContext, load_run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m minillm_core", description=__doc__.split("\n")[0])
+    parser.add_argument("run_dir", type=Path, help="folder with spec.json and, optionally, run.json")
+    run_dir: Path = parser.parse_args(arguments).run_dir
+    try:
+        job, context = load_run(run_dir)
+    except FileNotFoundError as error:
+        print(f"{error.filename}: no such file", file=sys.stderr)
+        return ExitCode.USER_ERROR
+    except ValidationError as error:
+        for fault in error.errors():
+            print(f"/{'/'.join(map(str, fault['loc']))}: {fault['msg']}", file=sys.stderr)
+        return ExitCode.USER_ERROR
+    if "RANK" not in os.environ and job.resources.ranks > 1:
+        from minillm_core.launch import launch_ranks
+
+        return launch_ranks(run_dir, job.resources.ranks)
+    return run_rank(job, context, run_dir)
+
+
+def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
+    """One rank's share of the run, with every way it can end turned into an exit code."""
+    # torch and its friends take seconds to import: a bad spec is told before.
+    from minillm_core.errors import RunError, SystemFault
+    from minillm_core.failures import as_fault
+    from minillm_core.run import run_job
+    from minillm_core.train.distributed import Ranks
+    from minillm_core.train.events import EventLog
+    from minillm_core.train.stop import LIFELINE_VARIABLE, StopFlag, Stopped, watch_supervisor
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    lifeline = os.environ.get(LIFELINE_VARIABLE)
+    watch_supervisor(int(lifeline) if lifeline else context.lifeline_fd)
+    stop = StopFlag()
+    stop.install()
+    ranks = Ranks.start()
+    events = EventLog(run_dir, enabled=ranks.main)
+    try:
+        run_job(job, context, run_dir, ranks, events, stop)
+    except Stopped as stopped:
+        events.message("info", "stopped", str(stopped))
+        return ExitCode.STOPPED
+    except RunError as error:
+        events.failure(error.failure(context.attempt))
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        fault: SystemFault = as_fault(error)
+        events.failure(fault.failure(context.attempt))
+        return fault.exit_code
+    finally:
+        events.close()
+    ranks.close()
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: after a failure the other ranks may still wait in a collective, and the
+    # interpreter's own shutdown would wait with them.
+    os._exit(code)

@@ -1,0 +1,25 @@
+"""Unexpected exceptions as the failures they are."""
+
+from __future__ import annotations
+
+import torch
+
+from minillm_core.errors import SystemFault
+from minillm_core.train.checkpoints import FULL_DISK, disk_fault
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc")
+
+
+def as_fault(error: Exception) -> SystemFault:
+    """A full disk and exhausted memory have codes of their own; anything else is ``internal_error``."""
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return disk_fault(error, "the run's files")
+    text = str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in text.lower() for word in _MEMORY_WORDS):
+        return SystemFault(
+            "out_of_memory",
+            "memory ran out: lower training.micro_batch_tokens or training.decode_batch_rows, turn on "
+            f"training.activation_checkpointing, or raise resources.zero_stage ({text.splitlines()[0] if text else ''})",
+            retryable=True,
+        )
+    return SystemFault("internal_error", f"{type(error).__name__}: {text or 'no message'}", retryable=False)

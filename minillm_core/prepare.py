@@ -1,0 +1,197 @@
+"""From names to things: everything that a job's spec mentions, found, checked and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from minillm_core.data.corpus import load_corpus
+from minillm_core.data.dataset import Dataset, load_dataset
+from minillm_core.data.templates import end_token_id
+from minillm_core.errors import RunError, UserError
+from minillm_core.evaluate.calibration import LabelSet, labels_among, read_calibration_file
+from minillm_core.evaluate.measure import Measurement
+from minillm_core.models.families import (
+    cast_parameters,
+    context_length,
+    disable_dropout,
+    enable_activation_checkpointing,
+)
+from minillm_core.models.loading import check_same_tokenizer, load_causal_lm, load_tokenizer, resolve, shared_vocab
+from minillm_core.models.lora import add_lora, merge_adapter
+from minillm_core.models.pruning import prune_layers
+from minillm_core.spec import JobSpec, Phase, RunContext
+from minillm_core.train.distributed import Ranks
+from minillm_core.train.engine import TORCH_DTYPES
+from minillm_core.train.events import EventLog
+from minillm_core.train.progress import Progress
+from minillm_core.train.rollouts import Sampling
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    teacher: PreTrainedModel
+    student_folder: Path | None
+    """None where the student is a pruned teacher."""
+    tokenizer: PreTrainedTokenizerBase
+    dataset: Dataset
+    corpus: torch.Tensor | None
+    sampling: Sampling
+    pad_id: int
+    """Any valid token: masks are explicit."""
+    measurement: Measurement
+
+
+def prepare(
+    job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, events: EventLog, progress: Progress
+) -> Parts:
+    """Find and load all but the student. Raises UserError naming the field that is wrong."""
+
+    def folder(reference: str, revision: str | None, param: str) -> Path:
+        return main_first(ranks, lambda: resolve(reference, revision, context, run_dir, param=param))
+
+    progress.enter(Phase.VALIDATING)
+    training = job.training
+    teacher_folder = folder(job.teacher.model, job.teacher.revision, "/teacher/model")
+    tokenizer = load_tokenizer(teacher_folder, param="/teacher/model")
+    student_folder = None
+    if job.student.model is not None:
+        student_folder = folder(job.student.model, job.student.revision, "/student/model")
+        check_same_tokenizer(tokenizer, load_tokenizer(student_folder, param="/student/model"))
+    dataset = load_dataset(
+        file_path(job.dataset.file, context, run_dir, "/dataset/file"),
+        job.dataset.template,
+        tokenizer,
+        training.max_prompt_tokens,
+        training.max_new_tokens,
+        job.dataset.dev_fraction,
+        job.dataset.max_dev_rows,
+        job.seed,
+    )
+    events.message(
+        "info",
+        "dataset",
+        f"{len(dataset.train)} rows to train on, {len(dataset.dev)} held out, {dataset.dropped_long_prompts} left "
+        f"out whose prompt is over {training.max_prompt_tokens} tokens",
+        train=len(dataset.train),
+        dev=len(dataset.dev),
+        dropped_long_prompts=dataset.dropped_long_prompts,
+    )
+    corpus = None
+    if job.pretrain_corpus is not None:
+        corpus = load_corpus(file_path(job.pretrain_corpus.file, context, run_dir, "/pretrain_corpus/file"), tokenizer)
+    labels = _labels(job, context, run_dir, dataset, tokenizer)
+
+    progress.enter(Phase.PREPARING, f"loading {job.teacher.model}")
+    # A teacher that is fine-tuned first is trained in the training dtype like any model.
+    fixed_dtype = None if training.teacher_sft is not None else job.teacher.dtype
+    teacher = load_causal_lm(
+        teacher_folder, TORCH_DTYPES[fixed_dtype or training.dtype], ranks.device, param="/teacher/model"
+    )
+    if job.teacher.adapter is not None:
+        teacher = merge_adapter(teacher, folder(job.teacher.adapter, None, "/teacher/adapter"))
+    disable_dropout(teacher)
+    student_config = teacher.config if student_folder is None else AutoConfig.from_pretrained(student_folder)
+    for name, config in (("teacher", teacher.config), ("student", student_config)):
+        _check_context(job, name, context_length(config))
+    end_id = end_token_id(job.dataset.template, tokenizer)
+    eos_ids = [end_id] if end_id == tokenizer.eos_token_id else [end_id, tokenizer.eos_token_id]
+    sampling = Sampling(
+        eos_ids=eos_ids,
+        vocab=shared_vocab(tokenizer, teacher.config, student_config),
+        max_new_tokens=training.max_new_tokens,
+        batch_rows=training.decode_batch_rows,
+    )
+    measurement = Measurement(
+        spec=job.evaluation,
+        rows=dataset.dev[: job.evaluation.max_rows],
+        tokenizer=tokenizer,
+        sampling=sampling,
+        batch_tokens=training.micro_batch_tokens,
+        ranks=ranks,
+        labels=labels,
+    )
+    return Parts(teacher, student_folder, tokenizer, dataset, corpus, sampling, end_id, measurement)
+
+
+def build_student(job: JobSpec, parts: Parts, ranks: Ranks) -> nn.Module:
+    """The student as its first phase begins: loaded or pruned, with its adapter, ready to train."""
+    dtype = TORCH_DTYPES[job.training.dtype]
+    if parts.student_folder is None:
+        assert job.student.prune_teacher is not None
+        student = prune_layers(parts.teacher, job.student.prune_teacher.layers)
+        cast_parameters(student, dtype)
+    else:
+        student = load_causal_lm(parts.student_folder, dtype, ranks.device, param="/student/model")
+    if student.num_parameters() > parts.teacher.num_parameters():
+        raise UserError(
+            "student_larger_than_teacher",
+            f"the student has {student.num_parameters():,} parameters, its teacher {parts.teacher.num_parameters():,}",
+            param="/student/model",
+        )
+    disable_dropout(student)
+    student.requires_grad_(True)
+    model: nn.Module = student
+    if job.student.lora is not None:
+        model = add_lora(student, job.student.lora)
+    if job.training.activation_checkpointing:
+        enable_activation_checkpointing(model)
+    return model
+
+
+def file_path(reference: str, context: RunContext, run_dir: Path, param: str) -> Path:
+    """Where a named file lies. Raises UserError ``file_not_found``."""
+    if reference in context.files:
+        candidates = [Path(context.files[reference])]
+    else:
+        name = reference.removeprefix("path:")
+        candidates = [Path(name), run_dir / name] if reference.startswith("path:") else []
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise UserError("file_not_found", f"{reference} is no file on this machine", param=param)
+
+
+def main_first(ranks: Ranks, find: Callable[[], Path]) -> Path:
+    """Let the main rank look (and download) first; the others then find it there or fail alike."""
+    failure: RunError | None = None
+    found: Path | None = None
+    if ranks.main:
+        try:
+            found = find()
+        except RunError as error:
+            failure = error
+    found, failure = ranks.broadcast((found, failure))
+    if failure is not None:
+        raise failure
+    assert found is not None
+    return found
+
+
+def _check_context(job: JobSpec, name: str, context: int) -> None:
+    needed = job.training.max_prompt_tokens + job.training.max_new_tokens
+    if needed > context:
+        raise UserError(
+            "context_too_short",
+            f"max_prompt_tokens + max_new_tokens is {needed}; the {name}'s context is {context} tokens",
+            param="/training/max_new_tokens",
+        )
+
+
+def _labels(
+    job: JobSpec, context: RunContext, run_dir: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> LabelSet | None:
+    """Rows for the calibration metric: the file named, else the dev rows whose responses are labels."""
+    if "calibration" not in job.evaluation.metrics:
+        return None
+    if job.evaluation.calibration_file is not None:
+        path = file_path(job.evaluation.calibration_file, context, run_dir, "/evaluation/calibration_file")
+        return read_calibration_file(path, job.dataset.template, tokenizer, job.training.max_prompt_tokens)
+    return labels_among(dataset.dev, job.dataset.template, tokenizer)

@@ -1,0 +1,271 @@
+"""One run from its spec to the exported student.
+
+The order of the phases is here and nowhere else: resolve and check, fine-tune the teacher,
+measure, fine-tune the student, train it by the job's method, measure again, export. Each training
+phase can be left out by the spec and resumes from a checkpoint; what is measured once is kept in
+the run's state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from minillm_core.data.dataset import TokenizedRow
+from minillm_core.evaluate.measure import Measured, Subject
+from minillm_core.evaluate.report import build_report, sample_answers_of
+from minillm_core.export.card import RunFacts, Sample
+from minillm_core.export.card import Score as CardScore
+from minillm_core.export.student import write_student
+from minillm_core.prepare import Parts, build_student, prepare
+from minillm_core.rollout.decoder import Decoder, make_decoder
+from minillm_core.spec import STUDENT_DIR, JobSpec, Phase, RunContext
+from minillm_core.train.checkpoints import Checkpoints, RunState, disk_fault
+from minillm_core.train.distributed import Ranks
+from minillm_core.train.events import EventLog
+from minillm_core.train.loop import PhasePlan, Run, train_phase
+from minillm_core.train.methods import SFT_METHOD, Method, resolve_method
+from minillm_core.train.progress import Progress
+from minillm_core.train.rounds import Round
+from minillm_core.train.step import TeacherSide
+from minillm_core.train.stop import StopFlag
+from minillm_core.train.teacher_responses import with_teacher_responses
+from minillm_core.train.weights import decoding_source, load_weights
+
+TEACHER_SFT = Phase.TEACHER_SFT.value
+STUDENT_SFT = Phase.STUDENT_SFT.value
+TRAINING = Phase.TRAINING.value
+BEFORE = "before"
+AFTER = "after"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint to continue from, for the phase it belongs to."""
+
+    folder: Path
+    phase: str | None
+    round: Round | None
+    random: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run under way: its shared services, its parts and the checkpoint it came from."""
+
+    run: Run
+    parts: Parts
+    resumed: Resumed | None
+
+
+def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, events: EventLog, stop: StopFlag) -> None:
+    """Do the whole job. Raises RunError where it cannot be done and Stopped where it was asked to stop."""
+    progress = Progress(units_of_work(job), events)
+    parts = prepare(job, context, run_dir, ranks, events, progress)
+    checkpoints = Checkpoints(run_dir, ranks, events, job.training.keep_checkpoints)
+    state, resumed = RunState(), None
+    found = checkpoints.latest(context.resume_from)
+    if found is not None:
+        state, round_, random = checkpoints.load(found)
+        resumed = Resumed(found, state.phase, round_, random)
+    run = Run(
+        job=job,
+        ranks=ranks,
+        events=events,
+        progress=progress,
+        checkpoints=checkpoints,
+        stop=stop,
+        state=state,
+        sampling=parts.sampling,
+        pad_id=parts.pad_id,
+        vocab=parts.sampling.vocab,
+        corpus=parts.corpus,
+    )
+    work = Work(run, parts, resumed)
+    method = resolve_method(job)
+    teacher = _fine_tuned_teacher(work)
+    teacher_subject = Subject(teacher, make_decoder(teacher))
+    student = build_student(job, parts, ranks)
+    if BEFORE not in state.results:
+        progress.enter(Phase.EVALUATING, "the teacher, and the student before training")
+        state.results["teacher"] = vars(parts.measurement.measure(teacher_subject, None))
+        state.results[BEFORE] = vars(_measured(work, student, teacher_subject))
+        progress.report(BEFORE, 1.0, step=0, total_steps=job.training.max_steps, force=True)
+    if job.training.student_sft is not None:
+        plan = PhasePlan.of_sft(job.training.student_sft, len(parts.dataset.train))
+        student = _trained(work, Phase.STUDENT_SFT, SFT_METHOD, plan, student, None, parts.dataset.train)
+    plan = PhasePlan.of_training(job.training)
+    rows = parts.dataset.train
+    if method.responses == "teacher" and TRAINING not in state.completed:
+        rows = with_teacher_responses(run, teacher_subject.decoder, method, rows, parts.tokenizer)
+    side = TeacherSide(teacher, teacher_subject.decoder) if method.needs_teacher else None
+    student = _trained(work, Phase.TRAINING, method, plan, student, side, rows)
+
+    progress.enter(Phase.EVALUATING, "the student after training")
+    state.results[AFTER] = vars(_measured(work, student, teacher_subject))
+    progress.report(AFTER, 1.0, step=state.step, total_steps=job.training.max_steps, force=True)
+    progress.enter(Phase.EXPORTING)
+    if ranks.main:
+        _export(work, context, run_dir, decoding_source(student), teacher)
+    ranks.barrier()
+
+
+def units_of_work(job: JobSpec) -> dict[str, float]:
+    """The parts of a job and their rough shares of its time, in rows that pass through a model."""
+    training = job.training
+    units: dict[str, float] = {}
+    for name, phase in ((TEACHER_SFT, training.teacher_sft), (STUDENT_SFT, training.student_sft)):
+        if name == STUDENT_SFT:
+            units[BEFORE] = 2.0 * job.evaluation.max_rows
+        if phase is not None:
+            steps = phase.max_steps or phase.epochs * 1000 / phase.rows_per_step
+            units[name] = float(steps * phase.rows_per_step)
+    units[TRAINING] = 2.0 * training.max_steps * training.rows_per_step
+    units[AFTER] = float(job.evaluation.max_rows)
+    return units
+
+
+def _fine_tuned_teacher(work: Work) -> PreTrainedModel:
+    """The teacher, fine-tuned first where the job says so; frozen."""
+    sft = work.run.job.training.teacher_sft
+    teacher = work.parts.teacher
+    if sft is not None:
+        teacher.requires_grad_(True)
+        plan = PhasePlan.of_sft(sft, len(work.parts.dataset.train))
+        _trained(work, Phase.TEACHER_SFT, SFT_METHOD, plan, teacher, None, work.parts.dataset.train)
+    teacher.requires_grad_(False)
+    return teacher
+
+
+def _trained(
+    work: Work,
+    phase: Phase,
+    method: Method,
+    plan: PhasePlan,
+    model: nn.Module,
+    teacher: TeacherSide | None,
+    rows: list[TokenizedRow],
+) -> nn.Module:
+    """The model with the best weights of a phase, which runs now unless it is done."""
+    run, resumed = work.run, work.resumed
+    if phase.value not in run.state.completed:
+        here = resumed if resumed is not None and resumed.phase == phase.value else None
+        train_phase(
+            run,
+            name=phase.value,
+            phase=phase,
+            method=method,
+            plan=plan,
+            model=model,
+            teacher=teacher,
+            rows=rows,
+            score=_score(work, method),
+            resume_from=None if here is None else here.folder,
+            round_=None if here is None else here.round,
+            random_state=None if here is None else here.random,
+        )
+    load_weights(model, run.checkpoints.weights / f"{phase.value}.safetensors")
+    return model
+
+
+def _score(work: Work, method: Method) -> Any:
+    """What a phase is chosen by, as a number that is to be high."""
+
+    def score(model: nn.Module, decoder: Decoder | None) -> tuple[dict[str, float], float]:
+        measurement = work.parts.measurement
+        if method.selection == "loss":
+            loss = measurement.dev_loss(decoding_source(model))
+            return {"validation_loss": loss}, -loss
+        assert decoder is not None
+        values = measurement.dev_rouge_l(decoder)
+        return values, values["dev_rouge_l"]
+
+    return score
+
+
+def _measured(work: Work, student: nn.Module, teacher: Subject) -> Measured:
+    source = decoding_source(student)
+    subject = Subject(source, make_decoder(source))
+    measured = work.parts.measurement.measure(subject, teacher)
+    subject.decoder.release()
+    return measured
+
+
+def _export(
+    work: Work, context: RunContext, run_dir: Path, student: PreTrainedModel, teacher: PreTrainedModel
+) -> None:
+    """Write the student folder and announce it with the report. Raises SystemFault when the disk refuses."""
+    run, parts = work.run, work.parts
+    job, results = run.job, run.state.results
+    before, after, ideal = results[BEFORE], results[AFTER], results["teacher"]
+    rows = parts.measurement.rows
+    samples = sample_answers_of(
+        [row.prompt_text for row in rows[: len(after["texts"])]],
+        [row.response_text for row in rows[: len(after["texts"])]],
+        before=before["texts"],
+        after=after["texts"],
+        teacher=ideal["texts"],
+        count=job.evaluation.samples,
+    )
+    phases = {name: results[name] for name in (TEACHER_SFT, STUDENT_SFT, TRAINING) if name in results}
+    report = build_report(
+        before=before["values"],
+        after=after["values"],
+        teacher=ideal["values"],
+        samples=samples,
+        steps=results[TRAINING]["steps"],
+        train_seconds=round(run.state.train_seconds, 3),
+        student_parameters=student.num_parameters(),
+        teacher_parameters=teacher.num_parameters(),
+        settings={
+            "evaluation": job.evaluation.model_dump(mode="json"),
+            "dev_rows": len(rows),
+            "method": method_settings(job),
+        },
+        details={"phases": phases, "before": before["details"], "after": after["details"]},
+    )
+    facts = RunFacts(
+        parameters=student.num_parameters(),
+        teacher_parameters=teacher.num_parameters(),
+        train_rows=len(parts.dataset.train),
+        dev_rows=len(parts.dataset.dev),
+        steps=results[TRAINING]["steps"],
+        job_id=context.job_id,
+        scores={
+            name: CardScore(before["values"].get(name), value)
+            for name, value in after["values"].items()
+            if isinstance(value, float)
+        },
+        samples=[Sample(sample.prompt, sample.before or "", sample.after or "") for sample in samples],
+    )
+    try:
+        exported = write_student(
+            run_dir / STUDENT_DIR,
+            student,
+            parts.tokenizer,
+            spec=job,
+            facts=facts,
+            dtype=job.export.dtype or job.training.dtype,
+            end_ids=parts.sampling.eos_ids,
+        )
+    except OSError as error:
+        raise disk_fault(error, "the student") from error
+    run.events.student(
+        path=STUDENT_DIR,
+        manifest_sha256=exported.manifest_sha256,
+        bytes=exported.bytes,
+        parameters=facts.parameters,
+        teacher_parameters=facts.teacher_parameters,
+        report=report,
+    )
+
+
+def method_settings(job: JobSpec) -> dict[str, Any]:
+    """The method with its recipe resolved, for the report."""
+    resolved = getattr(job.method, "resolved", None)
+    settings = resolved() if resolved is not None else job.method
+    return {"type": job.method.type, **settings.model_dump(mode="json", exclude={"type"})}

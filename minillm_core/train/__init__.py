@@ -1,0 +1,1 @@
+"""The training loop, its DeepSpeed engine and its checkpoints."""

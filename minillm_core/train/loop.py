@@ -1,0 +1,305 @@
+"""The training loop: one function for supervised fine-tuning, every baseline and MiniLLM.
+
+A phase is a method (data, :class:`Method`), a plan (steps, rates, intervals) and a student. Each
+pass of the loop takes the next step's rows from the current round, makes a round where there is
+none, does one optimizer step, and where it is due evaluates, keeps the best weights and writes a
+checkpoint. Nothing here knows a method by name.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minillm_core.data.dataset import TokenizedRow
+from minillm_core.data.sampler import EpochCursor
+from minillm_core.errors import UserError
+from minillm_core.rollout.decoder import Decoder
+from minillm_core.spec import JobSpec, Phase, SftPhase, TrainingSpec
+from minillm_core.train.checkpoints import Checkpoints, RunState, set_random_state
+from minillm_core.train.distributed import Ranks
+from minillm_core.train.engine import Engine, scheduled_rate
+from minillm_core.train.events import EventLog
+from minillm_core.train.guards import Guards
+from minillm_core.train.methods import Method
+from minillm_core.train.progress import Progress
+from minillm_core.train.rollouts import Sampling, collect_round
+from minillm_core.train.rounds import Round, TrainRow, derived_seed, owned_rows
+from minillm_core.train.step import TeacherSide, train_step
+from minillm_core.train.stop import StopFlag, Stopped
+from minillm_core.train.student import StudentModule, head_of
+from minillm_core.train.weights import decoding_source, refresh_decoder, save_weights
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """How long and how fast a phase trains; counts are global, never per device."""
+
+    max_steps: int
+    rows_per_step: int
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    eval_every: int
+    save_every: int
+
+    @classmethod
+    def of_training(cls, training: TrainingSpec) -> PhasePlan:
+        return cls(
+            training.max_steps,
+            training.rows_per_step,
+            training.learning_rate,
+            training.schedule,
+            training.warmup_steps,
+            training.weight_decay,
+            training.evaluation_interval,
+            training.checkpoint_interval,
+        )
+
+    @classmethod
+    def of_sft(cls, sft: SftPhase, train_rows: int) -> PhasePlan:
+        epoch = max(1, math.ceil(train_rows / sft.rows_per_step))
+        steps = sft.max_steps or max(1, round(sft.epochs * epoch))
+        interval = min(steps, sft.eval_every or epoch)
+        return cls(
+            steps,
+            sft.rows_per_step,
+            sft.learning_rate,
+            sft.schedule,
+            sft.warmup_steps,
+            sft.weight_decay,
+            interval,
+            max(interval, steps // 4),
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all phases of a run share."""
+
+    job: JobSpec
+    ranks: Ranks
+    events: EventLog
+    progress: Progress
+    checkpoints: Checkpoints
+    stop: StopFlag
+    state: RunState
+    sampling: Sampling
+    pad_id: int
+    vocab: int
+    corpus: torch.Tensor | None = None
+    """Blocks (N, T) of the pre-training corpus."""
+
+
+Score = Callable[[nn.Module, Decoder | None], tuple[dict[str, float], float]]
+"""Measures a student on the dev set: metrics to log, and the number that is to be high."""
+
+
+def train_phase(
+    run: Run,
+    *,
+    name: str,
+    phase: Phase,
+    method: Method,
+    plan: PhasePlan,
+    model: nn.Module,
+    teacher: TeacherSide | None,
+    rows: list[TokenizedRow],
+    score: Score,
+    resume_from: Path | None,
+    round_: Round | None,
+    random_state: dict[str, Any] | None,
+) -> None:
+    """Train ``model`` in place and leave the best weights in ``weights/<name>.safetensors``.
+
+    With ``resume_from`` the state of ``run`` is that of the checkpoint and training goes on from
+    its step. Raises :class:`Stopped` after a checkpoint when asked to stop, UserError
+    ``loss_diverged`` when a guard gives the run up.
+    """
+    job, state, ranks = run.job, run.state, run.ranks
+    training = job.training
+    teacher_head = None if teacher is None else head_of(teacher.model, run.vocab)
+    module = StudentModule(model, vocab=run.vocab, teacher_head=teacher_head, zero_stage=job.resources.zero_stage)
+    engine = Engine(
+        module,
+        learning_rate=plan.learning_rate,
+        betas=training.betas,
+        weight_decay=plan.weight_decay,
+        grad_clip=training.grad_clip,
+        dtype=training.dtype,
+        resources=job.resources,
+        ranks=ranks,
+    )
+    seed = derived_seed(job.seed, name)
+    cursor = EpochCursor(len(rows), derived_seed(seed, "rows"))
+    corpus_cursor = None
+    if run.corpus is not None and method.lm_coef > 0:
+        corpus_cursor = EpochCursor(len(run.corpus), derived_seed(seed, "corpus"))
+    guards = Guards(job.guards)
+    best_file = run.checkpoints.weights / f"{name}.safetensors"
+
+    if resume_from is not None:
+        engine.load(resume_from)
+        assert state.cursor is not None and random_state is not None
+        cursor.load_state_dict(state.cursor)
+        if corpus_cursor is not None and state.corpus_cursor is not None:
+            corpus_cursor.load_state_dict(state.corpus_cursor)
+        if state.guards is not None:
+            guards.load_state_dict(state.guards)
+        set_random_state(random_state)
+    else:
+        state.phase, state.step, state.best_score, state.best_step = phase.value, 0, None, -1
+        round_ = None
+    run.progress.enter(phase, f"{method.name}: {plan.max_steps} steps of {plan.rows_per_step} rows")
+    decoder: Decoder | None = None
+    latest: dict[str, float] = {}
+
+    def current_decoder() -> Decoder:
+        """The student's decoder with the weights of this step."""
+        nonlocal decoder
+        with engine.whole_parameters():
+            source = decoding_source(model)
+            decoder = refresh_decoder(decoder, source, training.decode_dtype or training.dtype)
+        return decoder
+
+    def save() -> None:
+        state.cursor = cursor.state_dict()
+        state.corpus_cursor = None if corpus_cursor is None else corpus_cursor.state_dict()
+        state.guards = guards.state_dict()
+        run.checkpoints.save(state, engine, round_, latest)
+
+    def evaluate() -> None:
+        run.progress.enter(Phase.EVALUATING, f"dev set after {state.step} steps")
+        samples = method.selection == "rouge_l"
+        with engine.whole_parameters():
+            metrics, value = score(model, current_decoder() if samples else None)
+        latest.update(metrics)
+        run.events.metrics(phase, state.step, metrics)
+        if state.best_score is None or value > state.best_score:
+            state.best_score, state.best_step = value, state.step
+            save_weights(model, engine, best_file, ranks)
+        run.progress.enter(phase)
+
+    def give_up(message: str) -> None:
+        run.events.message("error", "loss_diverged", message, step=state.step)
+        save()
+        raise UserError("loss_diverged", f"{message}; the best student so far is kept (step {state.best_step})")
+
+    try:
+        if state.step == 0 and state.best_step < 0:
+            evaluate()
+        clock = time.monotonic()
+        while state.step < plan.max_steps:
+            if round_ is None or round_.exhausted:
+                number = 0 if round_ is None else round_.number + 1
+                if method.samples_student:
+                    assert teacher is not None
+                    run.progress.enter(Phase.GENERATING, f"round {number + 1}")
+                    round_, health, measured, _ = collect_round(
+                        number,
+                        [rows[index] for index in cursor.take(method.rollouts_per_round)],
+                        method,
+                        student=current_decoder(),
+                        teacher=teacher.decoder,
+                        sampling=run.sampling,
+                        rows_per_step=plan.rows_per_step,
+                        seed=seed,
+                        ranks=ranks,
+                    )
+                    latest.update(measured)
+                    run.events.metrics(phase, state.step, measured)
+                    for code, sentence in guards.observe(health).items():
+                        run.events.message("warning", f"guard_{code}", sentence, step=state.step)
+                    if guards.exhausted is not None:
+                        rounds = guards.past[guards.exhausted]
+                        give_up(f"the guard {guards.exhausted} was past its limit {rounds} rounds in a row")
+                    run.progress.enter(phase)
+                else:
+                    round_ = dataset_round(number, rows, cursor, method, plan, seed, ranks)
+                if run.stop.agreed(ranks):
+                    save()
+                    raise Stopped(f"stopped after {state.step} steps")
+            rate = scheduled_rate(
+                plan.schedule, state.step, peak=plan.learning_rate, total=plan.max_steps, warmup=plan.warmup_steps
+            )
+            blocks = None
+            if corpus_cursor is not None:
+                chosen = corpus_cursor.take(plan.rows_per_step)
+                assert run.corpus is not None
+                blocks = run.corpus[[chosen[index] for index in ranks.share(len(chosen))]]
+            result = train_step(
+                engine,
+                round_.next_rows(),
+                blocks,
+                method,
+                teacher,
+                learning_rate=rate,
+                micro_batch_tokens=training.micro_batch_tokens,
+                response_width=training.max_new_tokens,
+                pad_id=run.pad_id,
+                ranks=ranks,
+            )
+            if result is None:
+                give_up(f"the loss of step {state.step + 1} is not finite")
+            assert result is not None
+            state.step += 1
+            round_.steps_done += 1
+            now = time.monotonic()
+            state.train_seconds += now - clock
+            speed = result.tokens / (now - clock)
+            clock = now
+            latest.update(result.metrics)
+            run.events.metrics(phase, state.step, {**result.metrics, "tokens_per_second": speed, "learning_rate": rate})
+            run.progress.report(
+                name,
+                state.step / plan.max_steps,
+                step=state.step,
+                total_steps=plan.max_steps,
+                tokens_per_second=speed,
+                force=state.step == plan.max_steps,
+            )
+            last = state.step == plan.max_steps
+            if state.step % plan.eval_every == 0 or last:
+                evaluate()
+                clock = time.monotonic()
+            stopping = run.stop.agreed(ranks)
+            if stopping or (state.step % plan.save_every == 0 and not last):
+                save()
+                clock = time.monotonic()
+            if stopping and not last:
+                raise Stopped(f"stopped after {state.step} steps")
+    finally:
+        if decoder is not None:
+            decoder.release()
+        engine.close()
+    state.completed.append(name)
+    state.results[name] = {"steps": state.step, "best_step": state.best_step, "best_score": state.best_score}
+
+
+def dataset_round(
+    number: int,
+    rows: list[TokenizedRow],
+    cursor: EpochCursor,
+    method: Method,
+    plan: PhasePlan,
+    seed: int,
+    ranks: Ranks,
+) -> Round:
+    """One step's rows with the responses they have."""
+    chosen = [rows[index] for index in cursor.take(plan.rows_per_step)]
+    own = owned_rows(len(chosen), plan.rows_per_step, ranks.rank, ranks.world)
+    return Round(
+        number=number,
+        rows={row: TrainRow(chosen[row].prompt_ids, chosen[row].response_ids) for row in own},
+        total_rows=len(chosen),
+        rows_per_step=plan.rows_per_step,
+        seed=derived_seed(seed, "order"),
+    )

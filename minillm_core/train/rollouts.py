@@ -1,0 +1,177 @@
+"""Fills a round: samples responses, scores them once, and turns them into rewards-to-go and weights.
+
+Axes: B rows of this rank, T response positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from minillm_core.data.dataset import TokenizedRow
+from minillm_core.objectives.policy_gradient import importance_weights, rewards_to_go, token_rewards
+from minillm_core.rollout.decoder import Decoder
+from minillm_core.rollout.sampling import RolloutCounters, Rollouts, sample
+from minillm_core.train.distributed import Ranks
+from minillm_core.train.guards import RoundHealth, repetition
+from minillm_core.train.methods import Method
+from minillm_core.train.rounds import Round, TrainRow, derived_seed, mask_of, owned_rows, pad_tokens
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What every sampling of a run has in common."""
+
+    eos_ids: Sequence[int]
+    vocab: int
+    max_new_tokens: int
+    batch_rows: int
+
+
+def draw(
+    student: Decoder,
+    teacher: Decoder | None,
+    prompts: list[list[int]],
+    rows: list[int],
+    sampling: Sampling,
+    *,
+    alpha: float,
+    temperature: float,
+    seed: int,
+    keep_teacher_hidden: bool = False,
+    greedy: bool = False,
+) -> Rollouts:
+    """Sample one response a prompt. ``rows`` are the prompts' numbers in the whole round: the noise of a
+    row hangs on its number and ``seed`` alone, so that the ranks' shares together are what one rank draws."""
+    return sample(
+        student,
+        teacher,
+        prompts,
+        alpha=alpha,
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=temperature,
+        eos_ids=sampling.eos_ids,
+        vocab=sampling.vocab,
+        batch_rows=sampling.batch_rows,
+        generator=torch.Generator().manual_seed(seed),
+        keep_teacher_hidden=keep_teacher_hidden,
+        greedy=greedy,
+    )
+
+
+def collect_round(
+    number: int,
+    chosen: Sequence[TokenizedRow],
+    method: Method,
+    *,
+    student: Decoder,
+    teacher: Decoder,
+    sampling: Sampling,
+    rows_per_step: int,
+    seed: int,
+    ranks: Ranks,
+) -> tuple[Round, RoundHealth, dict[str, float], RolloutCounters]:
+    """Sample this rank's share of the round's rows and prepare them for its steps.
+
+    ``chosen`` are the dataset rows of the whole round, alike on all ranks. Returns the round, its
+    health and measurements over all ranks, and this rank's work.
+    """
+    own = owned_rows(len(chosen), rows_per_step, ranks.rank, ranks.world)
+    random = np.random.Generator(np.random.PCG64(derived_seed(seed, "on_policy", number)))
+    on_policy = random.random(len(chosen)) < method.on_policy
+    sampled = [row for row in own if on_policy[row]]
+    rollouts = draw(
+        student,
+        teacher,
+        [chosen[row].prompt_ids for row in sampled],
+        sampled,
+        sampling,
+        alpha=method.teacher_mix_alpha,
+        temperature=method.temperature,
+        seed=derived_seed(seed, "rollout", number),
+        keep_teacher_hidden=True,
+    )
+    assert rollouts.teacher_logp is not None and rollouts.teacher_hidden is not None
+    rows: dict[int, TrainRow] = {}
+    for index, row in enumerate(sampled):
+        rows[row] = TrainRow(
+            prompt_ids=rollouts.prompt_ids[index],
+            response_ids=rollouts.response_ids[index],
+            student_logp_T=rollouts.student_logp[index].float().cpu(),
+            teacher_logp_T=rollouts.teacher_logp[index].float().cpu(),
+            teacher_hidden_TD=rollouts.teacher_hidden[index],
+        )
+    health, measured = _assess(list(rows.values()), rollouts.truncated, method, ranks)
+    for row in own:
+        if row not in rows:
+            rows[row] = TrainRow(chosen[row].prompt_ids, chosen[row].response_ids)
+    round_ = Round(
+        number=number,
+        rows=rows,
+        total_rows=len(chosen),
+        rows_per_step=rows_per_step,
+        inner_epochs=method.inner_epochs,
+        seed=derived_seed(seed, "order"),
+    )
+    return round_, health, measured, rollouts.counters
+
+
+def _assess(
+    rows: list[TrainRow], truncated: list[bool], method: Method, ranks: Ranks
+) -> tuple[RoundHealth, dict[str, float]]:
+    """Give ``rows`` their rewards-to-go and weights; returns what the round looks like over all ranks."""
+    lengths = [len(row.response_ids) for row in rows]
+    width = max(lengths, default=1)
+    mask_BT = mask_of(lengths, width)
+    student_BT = pad_tokens([row.student_logp_T for row in rows], width)  # type: ignore[misc]
+    teacher_BT = pad_tokens([row.teacher_logp_T for row in rows], width)  # type: ignore[misc]
+    weights_BT = importance_weights(student_BT, teacher_BT, alpha=method.teacher_mix_alpha)
+    if method.policy is not None:
+        policy = method.policy
+        rewards_BT = token_rewards(
+            teacher_BT, student_BT, mask_BT, scale=policy.reward_scale, clip=policy.reward_clip
+        )
+        returns_BT = rewards_to_go(
+            rewards_BT, mask_BT, gamma=policy.gamma, start=policy.reward_start, length_norm=policy.length_norm
+        )
+        for index, row in enumerate(rows):
+            row.returns_T = returns_BT[index, : lengths[index]].clone()
+            row.weights_T = weights_BT[index, : lengths[index]].clone()
+    difference = (teacher_BT - student_BT)[mask_BT].double()
+    weight = weights_BT[mask_BT].double()
+    repeated, grams = repetition([row.response_ids for row in rows])
+    totals = ranks.sum(
+        [
+            float(len(rows)),
+            float(sum(lengths)),
+            float(difference.sum()),
+            # k3 estimator of the reverse KL, never negative; weighted back from the mixture to the student.
+            float((weight * (torch.expm1(difference) - difference)).sum()),
+            float(weight.sum()),
+            float(weight.square().sum()),
+            float(repeated),
+            float(grams),
+            float(sum(truncated)),
+        ]
+    )
+    count, tokens, reward, k3, w1, w2, repeated_all, grams_all, cut = totals
+    tokens = max(tokens, 1.0)
+    health = RoundHealth(
+        mean_length=tokens / max(count, 1.0),
+        repetition=repeated_all / max(grams_all, 1.0),
+        effective_sample_size=w1 * w1 / (tokens * w2) if w2 > 0 else 1.0,
+        reverse_kl=k3 / tokens,
+    )
+    measured = {
+        "rollout_reward": reward / tokens,
+        "rollout_reverse_kl": health.reverse_kl,
+        "response_tokens": health.mean_length,
+        "repetition": health.repetition,
+        "effective_sample_size": health.effective_sample_size,
+        "importance_weight": w1 / tokens,
+        "truncated_fraction": cut / max(count, 1.0),
+    }
+    return health, measured

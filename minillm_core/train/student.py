@@ -1,0 +1,138 @@
+"""One forward pass of the student and the loss on it: the module that DeepSpeed wraps.
+
+The decoder runs over padded rows; only the hidden states that predict a counted token reach the
+head, and the chunked losses never hold more than a chunk of logits.
+
+Axes: B rows, T positions, N counted tokens of the micro-batch, D hidden width of the model named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import deepspeed
+import torch
+from torch import nn
+
+from minillm_core.models.families import base_model, output_head, unwrapped
+from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden, policy_loss_from_hidden
+from minillm_core.train.methods import Method, PolicyTerms
+
+
+def head_of(model: nn.Module, vocab: int) -> Head:
+    """The model's output head cut to the shared real vocabulary."""
+    head = output_head(model)
+    return Head(weight_VD=head.weight_VD, bias_V=head.bias_V, softcap=head.softcap, scale=head.scale, vocab=vocab)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one forward pass. Without counted tokens (N = 0) it keeps a rank in step with the others."""
+
+    input_ids_BT: torch.Tensor
+    attention_mask_BT: torch.Tensor
+    position_ids_BT: torch.Tensor
+    select_N: torch.Tensor
+    """Positions in the flattened (B*T) whose hidden state predicts a counted token."""
+    targets_N: torch.Tensor
+    teacher_hidden_ND: torch.Tensor | None = None
+    old_logp_N: torch.Tensor | None = None
+    advantages_N: torch.Tensor | None = None
+    weights_N: torch.Tensor | None = None
+    corpus: bool = False
+    """Whether the rows are blocks of the pre-training corpus."""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.targets_N.numel())
+
+
+STATISTICS = ("cross_entropy", "divergence", "long", "single_step", "reverse_kl", "clipped", "entropy")
+"""Sums over the tokens of a micro-batch that :meth:`StudentModule.forward` returns, in this order."""
+
+
+class StudentModule(nn.Module):
+    """``forward(micro_batch, method) -> (loss, statistics)``: sums over tokens, divided by nobody yet."""
+
+    def __init__(self, model: nn.Module, *, vocab: int, teacher_head: Head | None, zero_stage: int) -> None:
+        super().__init__()
+        self.model = model
+        self._vocab = vocab
+        # A tuple keeps the teacher's weight out of this module's parameters.
+        self._teacher_head = (teacher_head,)
+        if zero_stage == 3:
+            # The head's weight is used outside of its own module's forward, where ZeRO-3 would not gather it.
+            head = unwrapped(model).get_output_embeddings()
+            for parameter in head.parameters():
+                deepspeed.zero.register_external_parameter(self, parameter)
+
+    def set_teacher_head(self, head: Head | None) -> None:
+        self._teacher_head = (head,)
+
+    def hidden(self, batch: MicroBatch) -> torch.Tensor:
+        """Hidden states (N, D) that predict the counted tokens."""
+        output = base_model(self.model)(
+            input_ids=batch.input_ids_BT,
+            attention_mask=batch.attention_mask_BT,
+            position_ids=batch.position_ids_BT,
+            use_cache=False,
+        )
+        return output.last_hidden_state.flatten(0, 1).index_select(0, batch.select_N)
+
+    def forward(self, batch: MicroBatch, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_ND = self.hidden(batch)
+        head = head_of(self.model, self._vocab)
+        if method.policy is not None and not batch.corpus:
+            return self._policy(hidden_ND, head, batch, method, method.policy)
+        kd_ratio = method.lm_kd_ratio if batch.corpus else method.divergence_weight
+        kind = ("forward_kl" if kd_ratio > 0 else None) if batch.corpus else method.divergence
+        params = {} if batch.corpus else method.divergence_params
+        terms = cross_entropy_from_hidden(
+            hidden_ND,
+            head,
+            batch.targets_N,
+            cross_entropy_weight=1.0 - kd_ratio if batch.corpus else method.cross_entropy,
+            divergence=kind,
+            divergence_weight=kd_ratio,
+            teacher_hidden_ND=batch.teacher_hidden_ND,
+            teacher_head=self._teacher_head[0],
+            temperature=1.0 if batch.corpus else method.temperature,
+            weights_N=None,
+            chunk_tokens=None,
+            **params,
+        )
+        return terms.total, _statistics(cross_entropy=terms.cross_entropy, divergence=terms.divergence)
+
+    def _policy(
+        self, hidden_ND: torch.Tensor, head: Head, batch: MicroBatch, method: Method, policy: PolicyTerms
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert batch.teacher_hidden_ND is not None
+        assert batch.old_logp_N is not None and batch.advantages_N is not None and batch.weights_N is not None
+        terms = policy_loss_from_hidden(
+            hidden_ND,
+            head,
+            batch.targets_N,
+            teacher_hidden_ND=batch.teacher_hidden_ND,
+            teacher_head=self._teacher_head[0],
+            old_logp_N=batch.old_logp_N,
+            advantages_N=batch.advantages_N,
+            weights_N=batch.weights_N,
+            cliprange=policy.cliprange,
+            single_step=policy.single_step,
+            single_step_weights_N=batch.weights_N if policy.single_step_weighted else None,
+            long_part=policy.long_part,
+            temperature=method.temperature,
+        )
+        return terms.total, _statistics(
+            long=terms.long,
+            single_step=terms.single_step,
+            reverse_kl=terms.reverse_kl,
+            clipped=terms.clipped,
+            entropy=terms.entropy,
+        )
+
+
+def _statistics(**sums: torch.Tensor) -> torch.Tensor:
+    """The sums in the order of :data:`STATISTICS`, zero where the loss has no such term; float32."""
+    zero = next(iter(sums.values())).new_zeros((), dtype=torch.float32)
+    return torch.stack([sums.get(name, zero).detach().float().reshape(()) for name in STATISTICS])
