@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from transformers import (
@@ -18,29 +17,6 @@ from transformers import (
 from minillm_core.data.batching import pad_rows, plan_microbatches
 from minillm_core.evaluate.scoring import evaluating
 from minillm_core.models.families import vocab_size
-from minillm_core.rollout.decoder import Decoder
-from minillm_core.rollout.sampling import Rollouts
-
-
-class Sampler(Protocol):
-    """``minillm_core.rollout.sampling.sample``, or what decodes like it."""
-
-    def __call__(
-        self,
-        student: Decoder,
-        teacher: Decoder | None,
-        prompts: list[list[int]],
-        *,
-        alpha: float,
-        max_new_tokens: int,
-        temperature: float,
-        eos_ids: Sequence[int],
-        vocab: int,
-        batch_rows: int,
-        generator: torch.Generator,
-        keep_teacher_hidden: bool,
-        greedy: bool = False,
-    ) -> Rollouts: ...
 
 
 @dataclass(frozen=True)
@@ -58,44 +34,6 @@ class Answers:
 def decode_texts(tokenizer: PreTrainedTokenizerBase, response_ids: Sequence[Sequence[int]]) -> list[str]:
     """Responses as texts: special tokens left out, blanks at either end cut."""
     return [str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip() for ids in response_ids]
-
-
-def sample_answers(
-    sample: Sampler,
-    decoder: Decoder,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    eos_ids: Sequence[int],
-    vocab: int,
-    batch_rows: int,
-    generator: torch.Generator,
-    temperature: float = 1.0,
-    greedy: bool = False,
-) -> Answers:
-    """One answer for each prompt from ``decoder`` alone, through the rollout's own sampler.
-
-    The answers depend on the state of ``generator`` and on which prompts are decoded together, so
-    ranks that split the rows give them generators of different seeds.
-    """
-    if not prompts:
-        return Answers([], [], [])
-    rollouts = sample(
-        decoder,
-        None,
-        [list(prompt) for prompt in prompts],
-        alpha=0.0,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        eos_ids=eos_ids,
-        vocab=vocab,
-        batch_rows=batch_rows,
-        generator=generator,
-        keep_teacher_hidden=False,
-        greedy=greedy,
-    )
-    return Answers(rollouts.response_ids, rollouts.truncated, decode_texts(tokenizer, rollouts.response_ids))
 
 
 class _WithinVocabulary(LogitsProcessor):

@@ -49,11 +49,14 @@ class LabelSet:
         return LabelSet(self.rows[rank::world], self.labels, self.label_ids)
 
 
-def read_calibration_file(path: Path, template: Template, tokenizer: PreTrainedTokenizerBase) -> LabelSet:
+def read_calibration_file(
+    path: Path, template: Template, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
+) -> LabelSet:
     """JSONL rows ``{"instruction", "answer"}``; the labels are the different answers.
 
     Raises UserError ``dataset_invalid`` at ``/evaluation/calibration_file``, with the line, when a
-    row lacks what it needs, there are no rows, or not 2 to :data:`MAX_LABELS` labels.
+    row lacks what it needs, a prompt has more than ``max_prompt_tokens`` (left out, the accuracy
+    would be of other rows than the file's), or there are not 2 to :data:`MAX_LABELS` labels.
     """
     texts: list[tuple[str, str]] = []
     prompts: list[list[int]] = []
@@ -61,7 +64,14 @@ def read_calibration_file(path: Path, template: Template, tokenizer: PreTrainedT
         instruction = text_field(row, "instruction", line, _PARAM)
         texts.append((instruction, text_field(row, "answer", line, _PARAM).strip()))
         example = Example("instruction", (Message("user", instruction),), "", line, instruction)
-        prompts.append(render_prompt(example, template, tokenizer))
+        prompt = render_prompt(example, template, tokenizer)
+        if len(prompt) > max_prompt_tokens:
+            raise UserError(
+                "dataset_invalid",
+                f"line {line}: the prompt has {len(prompt)} tokens, more than max_prompt_tokens ({max_prompt_tokens})",
+                param=_PARAM,
+            )
+        prompts.append(prompt)
     labels = sorted({answer for _, answer in texts})
     if not 2 <= len(labels) <= MAX_LABELS:
         raise UserError(

@@ -15,19 +15,9 @@ ORDERS = (1, 2, 3, 4)
 REPETITION_ORDER = 4
 
 
-def ngrams(tokens: Sequence[int], n: int) -> Iterator[tuple[int, ...]]:
+def _ngrams(tokens: Sequence[int], n: int) -> Iterator[tuple[int, ...]]:
     """All runs of ``n`` tokens, in order; none where there are fewer."""
     return (tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1))
-
-
-def repetition_rate(responses: Iterable[Sequence[int]], n: int = REPETITION_ORDER) -> float:
-    """Share, 0 to 1, of n-grams that occurred earlier in the same response; 0 where there are none."""
-    repeated = total = 0
-    for response in responses:
-        count = max(0, len(response) - n + 1)
-        total += count
-        repeated += count - len(set(ngrams(response, n)))
-    return repeated / total if total else 0.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,7 @@ def measure_diversity(
     repeated = 0
     for text in texts:
         for n in ORDERS:
-            own = set(ngrams(text, n))
+            own = set(_ngrams(text, n))
             count = max(0, len(text) - n + 1)
             distinct[n] |= own
             total[n] += count

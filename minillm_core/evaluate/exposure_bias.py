@@ -66,12 +66,17 @@ class ExposureBias:
         )
 
     def curve(self, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> ExposureCurve:
-        """The curve over lengths with its bootstrap interval; the same arguments give the same interval."""
+        """The curve over lengths with its bootstrap interval; the same arguments give the same interval.
+
+        Raises ValueError where there are no prompts.
+        """
         alive_student_T = (~np.isnan(self.student_PT)).sum(axis=0)
         alive_teacher_T = (~np.isnan(self.teacher_PT)).sum(axis=0)
         alive_T = np.minimum(alive_student_T, alive_teacher_T)
         length = int(np.argmin(alive_T > 0)) if (alive_T == 0).any() else len(alive_T)
         prompts = len(self.student_PT)
+        if prompts == 0:
+            raise ValueError("there is no curve without prompts")
         student_PT, teacher_PT = self.student_PT[:, :length], self.teacher_PT[:, :length]
         error_T = _excess(student_PT, teacher_PT, np.ones((1, prompts)))[0]
         draws_WP = np.random.default_rng(seed).multinomial(prompts, [1 / prompts] * prompts, size=resamples)
@@ -162,8 +167,11 @@ def measure_exposure_bias(
     as many from one model as from the other, end token included (it is a position like any
     other). ``temperature`` is that of the sampling and divides the logits of both models.
 
-    Raises ValueError where the numbers of samples differ or there is none.
+    Without prompts (a rank that has no rows) the result is empty. Raises ValueError where the
+    numbers of samples differ or a prompt has none.
     """
+    if not prompts and not student_samples and not teacher_samples:
+        return ExposureBias.merged([])
     counts = {len(samples) for samples in (*student_samples, *teacher_samples)}
     if len(counts) != 1 or counts == {0} or not len(prompts) == len(student_samples) == len(teacher_samples):
         raise ValueError("every prompt needs the same number of samples, at least one, from both models")

@@ -43,6 +43,12 @@ def teacher() -> PreTrainedModel:
 
 
 @pytest.fixture(scope="session")
+def unsure() -> PreTrainedModel:
+    """Finds every token about as likely as any other."""
+    return tiny_model(3, scale=0.02)
+
+
+@pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; ``</s>`` ends a text."""
     words = ["<s>", "</s>", "good", "bad", "film", "a", "the", "was", "very", "yes", "no"]

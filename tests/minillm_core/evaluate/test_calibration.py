@@ -114,7 +114,7 @@ class TestReadCalibrationFile:
 
     def test_labels_are_the_different_answers(self, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         rows = [{"instruction": "the film was good", "answer": word} for word in ("yes", "no", " yes")]
-        found = read_calibration_file(self.write(tmp_path / "rows.jsonl", rows), "plain", tokenizer)
+        found = read_calibration_file(self.write(tmp_path / "rows.jsonl", rows), "plain", tokenizer, 6)
         assert found.labels == ["no", "yes"]
         assert found.label_ids == [[10], [9]]
         assert [row.label for row in found.rows] == [1, 0, 1]
@@ -126,13 +126,14 @@ class TestReadCalibrationFile:
             ([{"instruction": "x", "answer": "yes"}] * 2, "1 different answers"),
             ([{"instruction": "x", "answer": "yes"}, {"instruction": "x"}], "line 2"),
             ([], "0 rows"),
+            ([{"instruction": "x", "answer": "yes"}, {"instruction": "a " * 7, "answer": "no"}], "line 2: .* 7 tokens"),
         ],
     )
     def test_refuses_what_cannot_be_classified(
         self, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, rows: list[object], message: str
     ) -> None:
         with pytest.raises(UserError, match=message) as caught:
-            read_calibration_file(self.write(tmp_path / "rows.jsonl", rows), "plain", tokenizer)
+            read_calibration_file(self.write(tmp_path / "rows.jsonl", rows), "plain", tokenizer, 6)
         assert caught.value.code == "dataset_invalid"
         assert caught.value.param == "/evaluation/calibration_file"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from minillm_core.evaluate.diversity import Diversity, measure_diversity, repetition_rate
+from minillm_core.evaluate.diversity import Diversity, measure_diversity
 
 EOS = 9
 
@@ -53,13 +53,3 @@ class TestMeasureDiversity:
             measure_diversity(responses[1:], [False, True], {EOS}),
         ]
         assert Diversity.merged(shares) == whole
-
-
-class TestRepetitionRate:
-    def test_is_the_share_of_ngrams_seen_before(self) -> None:
-        assert repetition_rate([[1, 1, 1, 1, 1], [1, 2, 3, 4]]) == pytest.approx(1 / 3)
-        assert repetition_rate([[1, 2, 1, 2, 1]], n=2) == pytest.approx(2 / 4)
-
-    def test_is_0_where_there_is_nothing_to_repeat(self) -> None:
-        assert repetition_rate([]) == 0.0
-        assert repetition_rate([[1, 2]]) == 0.0
