@@ -28,30 +28,12 @@ from worker.doorbell import DOORBELL_VARIABLE, Doorbell
 from worker.launcher import TorchLauncher, TrainerLauncher
 from worker.leash import start_leashed
 from worker.slot import Slot
+from worker.startup import UNAVAILABLE, configure_logging, wait_for_schema
 
 logger = logging.getLogger(__name__)
 
-UNAVAILABLE = 69
-"""Exit code where the database is missing or its schema is not the newest (EX_UNAVAILABLE of sysexits.h)."""
-SCHEMA_SECONDS = 60.0
 HINTS_RESTART_SECONDS = 5.0
 HINTS_STOP_SECONDS = 3.0
-
-
-def configure_logging(level: str) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-
-
-def wait_for_schema(database: Database, seconds: float = SCHEMA_SECONDS) -> bool:
-    """Whether the database answers with the newest schema within `seconds`."""
-    until = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(SQLAlchemyError):
-            if database.at_head():
-                return True
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.5)
 
 
 class Hints:
@@ -100,7 +82,6 @@ def run_worker(settings: Settings, launcher: TrainerLauncher) -> int:
     """Run a worker in this process, whose main thread must call, until a signal; the exit code."""
     database = Database(settings.database_url)
     if not wait_for_schema(database):
-        logger.error("the database does not answer or lacks its schema: run `python -m store.migrate` first")
         return UNAVAILABLE
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     slot = Slot(runs_dir=settings.runs_dir, min_free_bytes=settings.min_free_bytes, gpus=settings.gpus)

@@ -29,8 +29,8 @@ from store.jobs import JobRepository
 from store.settings import Settings, get_settings
 from store.sweep import Sweep, sweep_with
 from store.workers import WorkerRepository
-from worker.__main__ import UNAVAILABLE, configure_logging, wait_for_schema
 from worker.process_group import attempt_processes
+from worker.startup import UNAVAILABLE, configure_logging, wait_for_schema
 from worker.tail import attempt_log
 
 logger = logging.getLogger(__name__)
@@ -99,12 +99,12 @@ class Sweeper:
     def _delete(self, done: Sweep) -> None:
         """Folders first, rows last: what is cut short in between is found again."""
         for job_id in done.delete_jobs:
-            if self._removed(self._settings.runs_dir / job_id):
+            if _removed(self._settings.runs_dir / job_id, self._settings.runs_dir):
                 with self._database.write() as session:
                     JobRepository(session).purge(job_id)
         for checkpoint in done.delete_checkpoints:
             run_dir = self._settings.run_dir(checkpoint.job_id, checkpoint.attempt)
-            if self._removed(run_dir / checkpoint.path):
+            if _removed(run_dir / checkpoint.path, run_dir):
                 with self._database.write() as session:
                     CheckpointRepository(session).purge(checkpoint.id)
         for file_id in done.delete_files:
@@ -112,15 +112,14 @@ class Sweeper:
             with self._database.write() as session:
                 FileRepository(session).purge(file_id)
 
-    def _removed(self, folder: Path) -> bool:
-        """Remove a folder below the run folders; whether it is gone."""
-        if not folder.resolve().is_relative_to(
-            self._settings.runs_dir.resolve() / folder.relative_to(self._settings.runs_dir).parts[0]
-        ):
-            logger.error("%s lies outside of its job's folder and is left alone", folder)
-            return False
-        shutil.rmtree(folder, ignore_errors=True)
-        return not folder.exists()
+
+def _removed(folder: Path, within: Path) -> bool:
+    """Remove `folder`; whether it is gone. What does not lie below `within` is not ours and stays."""
+    if within.resolve() not in folder.resolve().parents:
+        logger.error("%s lies outside of %s and is left alone", folder, within)
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def main() -> int:
@@ -128,7 +127,6 @@ def main() -> int:
     configure_logging(settings.log_level)
     database = Database(settings.database_url)
     if not wait_for_schema(database):
-        logger.error("the database does not answer or lacks its schema: run `python -m store.migrate` first")
         return UNAVAILABLE
     # A SimpleQueue, because a signal handler puts into it.
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()

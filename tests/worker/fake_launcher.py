@@ -1,0 +1,30 @@
+"""A launcher whose trainer is tests/worker/fake_trainer.py; run as a program, a whole worker with it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from store.settings import get_settings
+from worker.__main__ import run_worker
+from worker.process_group import ProcessGroup
+from worker.startup import configure_logging
+
+TRAINER = Path(__file__).with_name("fake_trainer.py")
+
+
+class FakeLauncher:
+    """Starts the tests' own trainer."""
+
+    def launch(self, run_dir: Path, *, ranks: int, attempt_id: str, deadline: float) -> ProcessGroup:
+        return ProcessGroup.start(
+            [sys.executable, "-S", str(TRAINER), str(run_dir)],
+            run_dir=run_dir,
+            attempt_id=attempt_id,
+            deadline=deadline,
+        )
+
+
+if __name__ == "__main__":
+    configure_logging("INFO")
+    sys.exit(run_worker(get_settings(), FakeLauncher()))

@@ -1,0 +1,193 @@
+"""One attempt, from its claim to its outcome, on every database."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from store.sweep import sweep
+from store.tables import Checkpoint, Event, MetricPoint
+from store.vocabulary import AttemptState, JobState, Keep
+from tests.worker.conftest import Service, wait_until
+
+
+class TestSuccess:
+    def test_the_job_succeeds_with_all_it_said(self, service: Service) -> None:
+        job_id = service.submit(steps="4")
+        service.run()
+        job = service.job(job_id)
+        assert job.state is JobState.SUCCEEDED
+        assert (job.step, job.fraction, job.report) == (4, 1.0, {"before": {"rouge_l": 1.0}, "after": {"rouge_l": 2.0}})
+        assert job.student_model_id is not None
+        (attempt,) = service.attempts(job_id)
+        assert (attempt.state, attempt.exit_code, attempt.signal) == (AttemptState.SUCCEEDED, 0, None)
+        assert attempt.pid is not None and attempt.pid_started is not None
+        with service.database.read() as session:
+            assert len(session.scalars(select(MetricPoint)).all()) == 4
+            assert {row.step for row in session.scalars(select(Checkpoint))} == {2, 4}
+            seqs = list(session.scalars(select(Event.seq).where(Event.job_id == job_id).order_by(Event.seq)))
+        assert seqs == list(range(1, len(seqs) + 1))
+        assert service.processes(job_id) == 0
+
+    def test_a_damaged_student_is_not_offered(self, service: Service) -> None:
+        job_id = service.submit(mode="corrupt", scheduling={"max_attempts": 1})
+        service.run()
+        job = service.job(job_id)
+        assert job.state is JobState.FAILED
+        assert job.failure is not None and job.failure["code"] == "student_damaged"
+        assert job.student_model_id is None
+
+
+class TestFailure:
+    @pytest.mark.parametrize(
+        ("mode", "code", "category", "exit_code"),
+        [
+            ("user_error", "dataset_invalid", "user", 64),
+            ("crash", "internal_error", "system", 70),
+            ("no_student", "internal_error", "system", 0),
+        ],
+    )
+    def test_of_the_user_or_ours_is_final(
+        self, service: Service, mode: str, code: str, category: str, exit_code: int
+    ) -> None:
+        job_id = service.submit(mode=mode)
+        service.run()
+        job = service.job(job_id)
+        assert job.state is JobState.FAILED
+        assert job.failure is not None and (job.failure["code"], job.failure["category"]) == (code, category)
+        assert service.attempts(job_id)[0].exit_code == exit_code
+
+    def test_the_end_of_the_log_is_kept_without_control_characters(self, service: Service) -> None:
+        job_id = service.submit(mode="crash")
+        service.run()
+        log = service.attempts(job_id)[0].log_tail
+        assert log is not None and "Traceback: broken on purpose" in log and "\x1b" not in log
+
+    def test_a_killed_trainer_is_tried_again_and_resumes(self, service: Service) -> None:
+        job_id = service.submit(mode="kill", at="4", steps="5")
+        service.run()
+        assert service.state(job_id) is JobState.QUEUED
+        attempt = service.attempts(job_id)[0]
+        assert attempt.signal == signal.SIGKILL and attempt.failure["code"] == "trainer_killed"
+        service.run()
+        context = json.loads((service.settings.run_dir(job_id, 2) / "run.json").read_text())
+        assert context["resume_from"] == [str(service.settings.run_dir(job_id, 1) / "checkpoints" / "training-2")]
+
+    def test_killed_at_the_same_step_again_and_again_is_final(self, service: Service) -> None:
+        job_id = service.submit(mode="kill", at="1", scheduling={"max_attempts": 20})
+        for _ in range(service.settings.max_stalled_attempts):
+            assert service.state(job_id) is JobState.QUEUED
+            service.run()
+        assert service.state(job_id) is JobState.FAILED
+
+    def test_out_of_memory_twice_at_the_same_step_is_final(self, service: Service) -> None:
+        job_id = service.submit(mode="oom", at="2")
+        service.run()
+        assert service.state(job_id) is JobState.QUEUED
+        service.run()
+        assert service.state(job_id) is JobState.FAILED
+
+    def test_a_missing_file_names_its_field(self, service: Service) -> None:
+        job_id = service.submit()
+        for blob in service.settings.files_dir.iterdir():
+            blob.unlink()
+        service.run()
+        failure = service.job(job_id).failure
+        assert failure is not None and (failure["code"], failure["param"]) == ("file_not_found", "/dataset/file")
+
+    def test_a_hung_trainer_is_ended(self, service: Service) -> None:
+        job_id = service.submit(mode="hang", at="2", scheduling={"max_attempts": 1})
+        service.run(progress_watchdog_seconds=0.5, start_watchdog_seconds=5.0, stop_grace_seconds=0.1)
+        failure = service.job(job_id).failure
+        assert failure is not None and failure["code"] == "stalled"
+        assert service.processes(job_id) == 0
+
+    def test_the_time_limit_expires_the_job_with_its_checkpoint(self, service: Service) -> None:
+        job_id = service.submit(steps="1000", delay="0.05", scheduling={"max_runtime_seconds": 1})
+        service.run()
+        assert service.state(job_id) is JobState.EXPIRED
+        assert service.attempts(job_id)[0].exit_code == 75
+        with service.database.read() as session:
+            assert session.scalars(select(Checkpoint)).all()
+
+
+class TestResume:
+    def test_a_damaged_checkpoint_is_passed_over_and_said(self, service: Service) -> None:
+        job_id = service.submit(mode="kill", at="5", steps="5", scheduling={"max_attempts": 2})
+        service.run()
+        newest = service.settings.run_dir(job_id, 1) / "checkpoints" / "training-4" / "state.bin"
+        newest.write_bytes(b"x" * newest.stat().st_size)
+        service.run()
+        context = json.loads((service.settings.run_dir(job_id, 2) / "run.json").read_text())
+        assert [Path(folder).name for folder in context["resume_from"]] == ["training-2"]
+        with service.database.read() as session:
+            codes = session.scalars(select(Event.code).where(Event.job_id == job_id)).all()
+        assert "checkpoint_damaged" in codes
+
+
+class TestWhatTheUserWants:
+    def test_cancel_ends_grandchildren_that_ignore_sigterm(self, service: Service) -> None:
+        job_id = service.submit(mode="stubborn", steps="1000", delay="0.05")
+        thread = service.run_aside(stop_grace_seconds=0.3)
+        wait_until(lambda: service.processes(job_id) == 5 and service.steps(job_id))
+        service.do(job_id, "request_cancel", keep=Keep.LAST)
+        wait_until(lambda: service.state(job_id) is JobState.CANCELLED, 5.0)
+        assert service.processes(job_id) == 0
+        thread.join(5)
+
+    def test_pause_saves_and_resume_goes_on_from_there(self, service: Service) -> None:
+        job_id = service.submit(steps="30", delay="0.05")
+        thread = service.run_aside()
+        wait_until(lambda: service.steps(job_id))
+        service.do(job_id, "request_pause")
+        wait_until(lambda: service.state(job_id) is JobState.PAUSED)
+        thread.join(5)
+        stopped_at = service.steps(job_id)
+        assert service.attempts(job_id)[0].exit_code == 75
+        service.do(job_id, "resume")
+        service.run()
+        assert service.state(job_id) is JobState.SUCCEEDED
+        with service.database.read() as session:
+            points = select(MetricPoint.step).where(MetricPoint.attempt == 2).order_by(MetricPoint.step)
+            assert session.scalars(points).first() == stopped_at + 1
+
+    def test_drain_saves_and_gives_the_job_back(self, service: Service) -> None:
+        job_id = service.submit(steps="30", delay="0.05")
+        thread = service.run_aside()
+        wait_until(lambda: service.steps(job_id))
+        service.drain.set()
+        thread.join(5)
+        job = service.job(job_id)
+        assert (job.state, job.retries) == (JobState.QUEUED, 0)
+
+
+class TestFence:
+    def test_a_stale_attempt_kills_its_trainer_and_writes_nothing_more(self, service: Service) -> None:
+        job_id = service.submit(steps="1000", delay="0.05")
+        thread = service.run_aside()
+        wait_until(lambda: service.steps(job_id))
+        with service.database.write() as session:
+            job = session.get_one(type(service.job(job_id)), job_id)
+            job.lease_expires_at = service.database.now(session)
+            sweep(session)
+        events = _event_count(service, job_id)
+        thread.join(5)
+        assert not thread.is_alive()
+        assert service.processes(job_id) == 0
+        assert service.state(job_id) is JobState.QUEUED
+        assert _event_count(service, job_id) == events
+
+    def test_a_renewal_keeps_a_job_longer_than_its_lease(self, service: Service) -> None:
+        job_id = service.submit(steps="30", delay="0.05")
+        service.run(lease_seconds=0.6, heartbeat_seconds=0.1)
+        assert service.state(job_id) is JobState.SUCCEEDED
+        assert len(service.attempts(job_id)) == 1
+
+
+def _event_count(service: Service, job_id: str) -> int:
+    with service.database.read() as session:
+        return len(session.scalars(select(Event.seq).where(Event.job_id == job_id)).all())

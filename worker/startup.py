@@ -1,0 +1,34 @@
+"""What the programs of this room do first."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from store.database import Database
+
+UNAVAILABLE = 69
+"""Exit code where the database is missing or its schema is not the newest (EX_UNAVAILABLE of sysexits.h)."""
+SCHEMA_SECONDS = 60.0
+
+
+def configure_logging(level: str) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def wait_for_schema(database: Database, seconds: float = SCHEMA_SECONDS) -> bool:
+    """Whether the database answers with the newest schema within `seconds`; says what to do where it does not."""
+    until = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(SQLAlchemyError):
+            if database.at_head():
+                return True
+        if time.monotonic() > until:
+            message = "the database does not answer or lacks its schema: run `python -m store.migrate` first"
+            logging.getLogger(__name__).error(message)
+            return False
+        time.sleep(0.5)
