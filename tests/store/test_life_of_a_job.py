@@ -1,0 +1,561 @@
+"""Section by section: what a holder, a user and a sweep may do to a job, on both databases."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from store.checkpoints import CheckpointRepository
+from store.database import Database
+from store.errors import Conflict, NotFound, StaleAttempt, UnverifiedStudent
+from store.events import EventRepository, MetricRepository
+from store.jobs import JobRepository
+from store.leases import Claim, Outcome, claim, finish, record, record_process, renew
+from store.models import ModelRepository
+from store.sweep import Sweep, sweep
+from store.vocabulary import AttemptState, DesiredState, JobState, Keep, RetryFrom
+from tests.store import scenes
+from tests.store.scenes import OWNER, attempts, make_job, pass_time, row, take
+
+S = JobState
+
+
+def say(database: Database, taken: Claim, *events: object) -> None:
+    with database.write() as session:
+        record(session, taken, events)  # type: ignore[arg-type]
+
+
+def end(database: Database, taken: Claim, outcome: Outcome) -> JobState:
+    with database.write() as session:
+        return finish(session, taken, outcome)
+
+
+def later(database: Database, job_id: str, seconds: float, **options: object) -> Sweep:
+    with database.write() as session:
+        pass_time(session, job_id, seconds)
+        return sweep(session, **options)  # type: ignore[arg-type]
+
+
+def ask(database: Database, job_id: str, verb: str, *arguments: object) -> JobState:
+    with database.write() as session:
+        repository = JobRepository(session)
+        job = getattr(repository, verb)(repository.get(OWNER, job_id), *arguments)
+        return JobState(job.state)
+
+
+def running(database: Database, **changes: object) -> tuple[str, Claim]:
+    job_id = make_job(database, **changes)  # type: ignore[arg-type]
+    taken = take(database, job_id)
+    say(database, taken, scenes.phase(1), scenes.progress(2, 1))
+    return job_id, taken
+
+
+class TestSuccess:
+    def test_whole_life(self, database: Database) -> None:
+        job_id = make_job(database, name="smol", seed=7)
+        taken = take(database)
+        assert (taken.job_id, taken.attempt, taken.fence, taken.seed, taken.resume) == (job_id, 1, 1, 7, ())
+        assert json.loads(taken.spec)["name"] == "smol"
+        assert row(database, job_id).state is S.STARTING
+        with database.write() as session:
+            record_process(session, taken, 4321, 99)
+        say(database, taken, scenes.phase(1), scenes.progress(2, 5, tokens_per_second=3.0, seconds_left=9.0))
+        job = row(database, job_id)
+        assert (job.state, job.phase, job.step, job.total_steps, job.fraction) == (S.RUNNING, "training", 5, 10, 0.5)
+        assert (job.tokens_per_second, job.seconds_left) == (3.0, 9.0)
+        say(database, taken, scenes.metrics(3, 5, loss=1.5), scenes.checkpoint(4, 5, best=True), scenes.student(5))
+        assert end(database, taken, scenes.success()) is S.SUCCEEDED
+        job = row(database, job_id)
+        assert job.metrics == {"loss": 1.5}
+        assert job.student_path == f"runs/{job_id}/1/student"
+        assert job.report == {"rouge_l": {"before": 1.0, "after": 2.0}}
+        assert job.student_manifest == scenes.MANIFEST.decode()
+        assert job.finished_at is not None and job.lease_expires_at is None and job.fraction == 1.0
+        with database.read() as session:
+            model = ModelRepository(session).get(OWNER, str(job.student_model_id))
+            assert (model.kind, model.path, model.parameters) == ("student", job.student_path, 10)
+            with pytest.raises(NotFound):
+                ModelRepository(session).get("someone-else", model.id)
+            events = EventRepository(session).list(job).items
+        assert [event.seq for event in events] == list(range(1, len(events) + 1))
+        assert [event.code for event in events if event.type == "state"] == [
+            "queued",
+            "starting",
+            "running",
+            "succeeded",
+        ]
+        (attempt,) = attempts(database, job_id)
+        assert (attempt.state, attempt.pid, attempt.pid_started, attempt.exit_code) == ("succeeded", 4321, 99, 0)
+
+    @pytest.mark.parametrize("manifest", [scenes.MANIFEST + b" ", b"{}"])
+    def test_needs_the_verified_manifest(self, database: Database, manifest: bytes) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.student(3, manifest if manifest == b"{}" else scenes.MANIFEST))
+        with pytest.raises(UnverifiedStudent):
+            end(database, taken, scenes.success(manifest))
+        assert row(database, job_id).state is S.RUNNING
+
+    def test_needs_a_student_of_this_attempt(self, database: Database) -> None:
+        _, taken = running(database)
+        say(database, taken, scenes.student(3))
+        end(database, taken, Outcome.stopped(exit_code=75))
+        again = take(database)
+        with pytest.raises(UnverifiedStudent):
+            end(database, again, scenes.success())
+
+    def test_beats_a_cancel_that_came_too_late(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.student(3))
+        assert ask(database, job_id, "request_cancel") is S.CANCELLING
+        assert end(database, taken, scenes.success()) is S.SUCCEEDED
+
+
+class TestRecording:
+    def test_is_idempotent(self, database: Database) -> None:
+        job_id, taken = running(database)
+        events = [scenes.metrics(3, 2, loss=1.0), scenes.checkpoint(4, 2), scenes.metrics(5, 3, loss=0.5)]
+        say(database, taken, *events)
+        before = row(database, job_id)
+        say(database, taken, *events)
+        after = row(database, job_id)
+        assert (before.event_seq, before.version) == (after.event_seq, after.version)
+        with database.read() as session:
+            assert [m.value for m in MetricRepository(session).series(after)] == [1.0, 0.5]
+
+    def test_folders_outside_the_run_are_left_out(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 2, path="../other"), scenes.checkpoint(4, 2, path="/etc"))
+        with database.read() as session:
+            job = session.merge(row(database, job_id), load=False)
+            assert CheckpointRepository(session).list(job).items == []
+            assert EventRepository(session).latest(job).items[0].code == "path_refused"
+
+    def test_newest_attempt_counts_in_a_series(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, *(scenes.metrics(2 + step, step, loss=float(step)) for step in range(1, 6)))
+        end(database, taken, Outcome.stopped(exit_code=75))
+        again = take(database)
+        say(database, again, *(scenes.metrics(step, 3 + step, loss=100.0 + step) for step in range(1, 4)))
+        with database.read() as session:
+            repository = MetricRepository(session)
+            series = [(m.step, m.value) for m in repository.series(row(database, job_id))]
+            assert series == [(1, 1), (2, 2), (3, 3), (4, 101), (5, 102), (6, 103)]
+            thin = repository.series(row(database, job_id), names=["loss"], since_step=2, points=3)
+            assert [m.step for m in thin] == [2, 4, 6]
+
+    def test_a_new_best_takes_the_mark(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1, best=True), scenes.checkpoint(4, 2, best=True))
+        with database.read() as session:
+            items = CheckpointRepository(session).list(row(database, job_id)).items
+            assert [(c.step, c.best) for c in items] == [(2, True), (1, False)]
+
+
+class TestFences:
+    def test_a_stale_holder_is_refused_everywhere(self, database: Database) -> None:
+        job_id, old = running(database)
+        assert later(database, job_id, 31).requeued == [job_id]
+        with database.write() as session:
+            pass_time(session, job_id, 1000)
+        new = take(database)
+        assert new.fence > old.fence
+        for write in (
+            lambda s: renew(s, old, 30),
+            lambda s: record(s, old, [scenes.progress(3, 2)]),
+            lambda s: record_process(s, old, 1, 1),
+            lambda s: finish(s, old, Outcome.stopped()),
+        ):
+            with pytest.raises(StaleAttempt), database.write() as session:
+                write(session)
+        with database.write() as session:
+            assert renew(session, new, 30).state is DesiredState.RUN
+
+    def test_renewal_leaves_the_version_alone(self, database: Database) -> None:
+        job_id, taken = running(database)
+        before = row(database, job_id)
+        with database.write() as session:
+            pass_time(session, job_id, 29)
+            renew(session, taken, 30)
+        after = row(database, job_id)
+        assert after.version == before.version and after.lease_expires_at > before.lease_expires_at  # type: ignore[operator]
+
+    def test_an_expired_lease_that_nobody_took_is_renewed(self, database: Database) -> None:
+        job_id, taken = running(database)
+        with database.write() as session:
+            pass_time(session, job_id, 100)
+            renew(session, taken, 30)
+            assert sweep(session).requeued == []
+
+    def test_a_finished_attempt_is_stale(self, database: Database) -> None:
+        _, taken = running(database)
+        end(database, taken, Outcome.stopped())
+        with pytest.raises(StaleAttempt):
+            end(database, taken, Outcome.stopped())
+
+    def test_a_draining_worker_gets_nothing_and_is_told(self, database: Database) -> None:
+        from store.workers import WorkerRepository
+
+        make_job(database)
+        make_job(database)
+        with database.write() as session:
+            worker = WorkerRepository(session).register(host="h", pid=1, heartbeat_seconds=5)
+        taken = take(database, worker=worker.id)
+        with database.write() as session:
+            WorkerRepository(session).request_drain(worker.id)
+            assert renew(session, taken, 30).drain
+            assert claim(session, worker.id, "h", 1, 30) is None
+
+
+class TestQueue:
+    def test_priority_then_age(self, database: Database) -> None:
+        first = make_job(database)
+        second = make_job(database)
+        urgent = make_job(database, scheduling={"priority": 5})
+        with database.read() as session:
+            repository = JobRepository(session)
+            positions = [repository.queue_position(repository.get(OWNER, name)) for name in (first, second, urgent)]
+        assert positions == [2, 3, 1]
+        assert [take(database).job_id for _ in range(3)] == [urgent, first, second]
+        with database.read() as session:
+            assert JobRepository(session).queue_position(row(database, first)) is None
+
+    def test_backoff_is_waited_for(self, database: Database) -> None:
+        job_id, taken = running(database)
+        assert end(database, taken, scenes.failure()) is S.QUEUED
+        with database.write() as session:
+            assert claim(session, "wrk_a", "h", 1, 30) is None
+            assert claim(session, "wrk_a", "h", 1, 30, job_id) is None
+            pass_time(session, job_id, 6)
+            assert claim(session, "wrk_a", "h", 1, 30, job_id) is not None
+
+    def test_estimate_counts_down(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.progress(3, 2, seconds_left=100.0))
+        with database.write() as session:
+            pass_time(session, job_id, 40)
+            repository = JobRepository(session)
+            left = repository.seconds_left(repository.get(OWNER, job_id))
+        assert left is not None and 55 < left <= 60
+
+
+class TestFailures:
+    @pytest.mark.parametrize("category", ["user", "system"])
+    def test_only_infrastructure_is_retried(self, database: Database, category: str) -> None:
+        job_id, taken = running(database)
+        log = b"first\n" + b"x" * 70_000 + b"\nthe \x1b[31mreason\x1b[0m\x00\n"
+        assert end(database, taken, scenes.failure(category, "dataset_invalid", log=log)) is S.FAILED
+        job = row(database, job_id)
+        assert job.failure == {
+            "code": "dataset_invalid",
+            "category": category,
+            "message": "dataset_invalid happened",
+            "param": None,
+            "retryable": False,
+            "attempt": 1,
+        }
+        (attempt,) = attempts(database, job_id)
+        assert attempt.log_tail is not None and attempt.log_tail.endswith("the reason\n")
+        assert len(attempt.log_tail.encode()) <= 65536
+
+    def test_retries_are_bounded_with_growing_backoff(self, database: Database) -> None:
+        job_id = make_job(database)
+        waits = []
+        for number in range(1, 4):
+            taken = take(database)
+            assert taken.attempt == number
+            say(database, taken, scenes.progress(1, number))
+            end(database, taken, scenes.failure())
+            job = row(database, job_id)
+            if job.not_before is not None:
+                waits.append(round((job.not_before - job.updated_at).total_seconds()))
+            with database.write() as session:
+                pass_time(session, job_id, 1000)
+        assert waits == [5, 10]
+        assert job.state is S.FAILED
+        assert [a.state for a in attempts(database, job_id)] == [AttemptState.FAILED] * 3
+
+    def test_no_progress_ends_before_the_bound(self, database: Database) -> None:
+        job_id = make_job(database, scheduling={"max_attempts": 50})
+        states = []
+        for _ in range(4):
+            taken = take(database)
+            say(database, taken, scenes.progress(1, 3))
+            states.append(end(database, taken, scenes.failure()))
+            with database.write() as session:
+                pass_time(session, job_id, 1000)
+        assert states == [S.QUEUED, S.QUEUED, S.QUEUED, S.FAILED]  # the first came further than nothing
+
+    @pytest.mark.parametrize(("second_step", "state"), [(3, S.FAILED), (4, S.QUEUED)])
+    def test_same_out_of_memory_twice_is_final(self, database: Database, second_step: int, state: JobState) -> None:
+        job_id = make_job(database, scheduling={"max_attempts": 10})
+        for step, expected in ((3, S.QUEUED), (second_step, state)):
+            taken = take(database)
+            say(database, taken, scenes.progress(1, step))
+            assert end(database, taken, scenes.failure(code="out_of_memory")) is expected
+            with database.write() as session:
+                pass_time(session, job_id, 1000)
+
+    def test_interruptions_count_against_nothing(self, database: Database) -> None:
+        job_id = make_job(database, scheduling={"max_attempts": 1})
+        for _ in range(5):
+            assert end(database, take(database), Outcome.stopped(exit_code=75)) is S.QUEUED
+        assert row(database, job_id).retries == 0
+
+    def test_time_limit_found_by_the_holder_expires(self, database: Database) -> None:
+        _, taken = running(database, scheduling={"max_runtime_seconds": 60})
+        assert end(database, taken, scenes.failure("user", "time_limit")) is S.EXPIRED
+
+
+class TestSweep:
+    def test_lost_worker_is_retried_then_fails(self, database: Database) -> None:
+        job_id = make_job(database, scheduling={"max_attempts": 2})
+        take(database)
+        assert later(database, job_id, 31, read_tail=lambda job, attempt: b"last words").requeued == [job_id]
+        (attempt,) = attempts(database, job_id)
+        assert (attempt.state, attempt.log_tail) == (AttemptState.LOST, "last words")
+        with database.write() as session:
+            pass_time(session, job_id, 1000)
+        take(database)
+        assert later(database, job_id, 31).failed == [job_id]
+        job = row(database, job_id)
+        assert job.failure is not None and job.failure["code"] == "worker_lost" and job.failure["attempt"] == 2
+
+    def test_a_live_lease_is_left_alone(self, database: Database) -> None:
+        job_id, _ = running(database)
+        done = later(database, job_id, 20)
+        assert (done.requeued, done.wake, row(database, job_id).state) == ([], [], S.RUNNING)
+
+    def test_a_frozen_sweep_recovers_nothing(self, database: Database) -> None:
+        job_id, _ = running(database)
+        assert later(database, job_id, 100, recover_leases=False).requeued == []
+
+    def test_again_changes_nothing(self, database: Database) -> None:
+        job_id, _ = running(database)
+        later(database, job_id, 31)
+        before = row(database, job_id)
+        with database.write() as session:
+            done = sweep(session)
+        assert done.requeued == [] and row(database, job_id).event_seq == before.event_seq
+
+    def test_cancel_is_finished_for_a_holder_that_will_not(self, database: Database) -> None:
+        job_id, taken = running(database)
+        ask(database, job_id, "request_cancel")
+        with database.write() as session:
+            pass_time(session, job_id, 91)
+            renew(session, taken, 30)
+            assert sweep(session).cancelled == [job_id]
+        with pytest.raises(StaleAttempt):
+            end(database, taken, Outcome.stopped())
+
+    def test_lost_while_pausing_or_cancelling(self, database: Database) -> None:
+        pausing, _ = running(database)
+        cancelling, _ = running(database)
+        ask(database, pausing, "request_pause")
+        ask(database, cancelling, "request_cancel")
+        assert later(database, pausing, 31).paused == [pausing]
+        assert later(database, cancelling, 31).cancelled == [cancelling]
+
+    def test_deadline(self, database: Database) -> None:
+        held, taken = running(database, scheduling={"max_runtime_seconds": 100})
+        queued, other = running(database, scheduling={"max_runtime_seconds": 100})
+        end(database, other, Outcome.stopped())
+        with database.write() as session:
+            pass_time(session, held, 101)
+            desired = renew(session, taken, 30)
+            assert desired.seconds_to_deadline == 0.0
+            assert sweep(session).expired == []  # the holder writes its last checkpoint
+        assert later(database, held, 95, recover_leases=False).expired == [held]
+        assert later(database, queued, 101).expired == [queued]
+        job = row(database, held)
+        assert job.failure is not None and job.failure["code"] == "time_limit" and job.fence > taken.fence
+        assert ask(database, held, "retry") is S.QUEUED
+        take(database, held)
+        assert later(database, held, 50, recover_leases=False).expired == []
+
+    def test_wakes_what_nobody_heard_of(self, database: Database) -> None:
+        low = make_job(database)
+        high = make_job(database, scheduling={"priority": 1})
+        with database.write() as session:
+            assert sweep(session).wake == [high, low]
+        with database.write() as session:
+            assert sweep(session).wake == []
+        assert later(database, low, 16).wake == [low]
+
+
+class TestWishes:
+    def test_cancel_at_once_where_nothing_runs(self, database: Database) -> None:
+        assert ask(database, make_job(database), "request_cancel") is S.CANCELLED
+        paused = make_job(database)
+        assert ask(database, paused, "request_pause") is S.PAUSED
+        assert ask(database, paused, "request_cancel") is S.CANCELLED
+
+    @pytest.mark.parametrize(("keep", "left"), [(Keep.BEST, [2]), (Keep.LAST, [3]), (Keep.NONE, [])])
+    def test_cancel_keeps_what_is_asked_for(self, database: Database, keep: Keep, left: list[int]) -> None:
+        job_id, taken = running(database)
+        say(
+            database,
+            taken,
+            scenes.checkpoint(3, 1),
+            scenes.checkpoint(4, 2, best=True),
+            scenes.checkpoint(5, 3),
+        )
+        assert ask(database, job_id, "request_cancel", keep) is S.CANCELLING
+        with database.write() as session:
+            desired = renew(session, taken, 30)
+            assert (desired.state, desired.keep) == (DesiredState.CANCEL, keep)
+        assert ask(database, job_id, "request_cancel", keep) is S.CANCELLING
+        assert end(database, taken, Outcome.stopped(exit_code=75)) is S.CANCELLED
+        with database.write() as session:
+            assert [c.step for c in CheckpointRepository(session).list(row(database, job_id)).items] == left
+            doomed = sweep(session).delete_checkpoints
+            assert sorted(d.path[-1] for d in doomed) == sorted({"1", "2", "3"} - {str(step) for step in left})
+            for one in doomed:
+                CheckpointRepository(session).purge(one.id)
+            assert sweep(session).delete_checkpoints == []
+
+    def test_pause_and_resume(self, database: Database) -> None:
+        job_id, taken = running(database)
+        assert ask(database, job_id, "request_pause") is S.PAUSING
+        assert ask(database, job_id, "request_pause") is S.PAUSING
+        with database.write() as session:
+            assert renew(session, taken, 30).state is DesiredState.PAUSE
+        say(database, taken, scenes.checkpoint(3, 4), scenes.checkpoint(4, 5))
+        assert end(database, taken, Outcome.stopped(exit_code=75)) is S.PAUSED
+        with database.write() as session:
+            assert claim(session, "wrk_a", "h", 1, 30) is None
+        assert ask(database, job_id, "resume") is S.QUEUED
+        again = take(database)
+        assert [point.path for point in again.resume] == ["checkpoints/training-5", "checkpoints/training-4"]
+        assert again.resume[0].attempt == 1
+
+    def test_resume_while_still_pausing(self, database: Database) -> None:
+        job_id, taken = running(database)
+        ask(database, job_id, "request_pause")
+        assert ask(database, job_id, "resume") is S.PAUSING
+        assert end(database, taken, Outcome.stopped(exit_code=75)) is S.QUEUED
+
+    def test_a_failed_save_while_pausing(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1))
+        ask(database, job_id, "request_pause")
+        assert end(database, taken, scenes.failure("system", "disk_full")) is S.FAILED
+        with database.read() as session:
+            assert len(CheckpointRepository(session).list(row(database, job_id)).items) == 1
+
+    @pytest.mark.parametrize(("start", "points"), [(RetryFrom.CHECKPOINT, 1), (RetryFrom.START, 0)])
+    def test_retry(self, database: Database, start: RetryFrom, points: int) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1))
+        end(database, taken, scenes.failure("system"))
+        assert ask(database, job_id, "retry", start) is S.QUEUED
+        job = row(database, job_id)
+        assert (job.failure, job.finished_at, job.retries) == (None, None, 0)
+        assert len(take(database).resume) == points
+
+    def test_terminal_refuses(self, database: Database) -> None:
+        job_id = make_job(database)
+        ask(database, job_id, "request_cancel")
+        for verb in ("request_cancel", "request_pause", "resume", "retry"):
+            with pytest.raises(Conflict):
+                ask(database, job_id, verb)
+        assert row(database, job_id).state is S.CANCELLED
+
+    def test_someone_elses_is_not_found(self, database: Database) -> None:
+        job_id = make_job(database)
+        with database.read() as session:
+            with pytest.raises(NotFound):
+                JobRepository(session).get("someone-else", job_id)
+            assert JobRepository(session).list("someone-else").items == []
+            with pytest.raises(NotFound):
+                JobRepository(session).list("someone-else", after=job_id)
+
+    def test_fork_and_delete(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1), scenes.student(4))
+        end(database, taken, scenes.success())
+        with database.write() as session:
+            repository = JobRepository(session)
+            (origin,) = CheckpointRepository(session).list(row(database, job_id)).items
+            fork = repository.create(owner_id=OWNER, spec=scenes.make_spec(seed=1), forked_from=origin).id
+            with pytest.raises(Conflict, match="begins from"):
+                repository.request_delete(repository.get(OWNER, job_id))
+            with pytest.raises(Conflict):
+                CheckpointRepository(session).request_delete(origin)
+        assert [(p.job_id, p.path) for p in take(database, fork).resume] == [(job_id, "checkpoints/training-1")]
+        ask(database, fork, "request_cancel")
+        assert later(database, fork, 91).cancelled == [fork]
+        ask(database, job_id, "request_delete")
+        with database.read() as session:
+            assert JobRepository(session).get(OWNER, job_id).deleting
+            assert [job.id for job in JobRepository(session).list(OWNER).items] == [fork]
+        for _ in range(2):  # a sweeper that died in between finds it again
+            with database.write() as session:
+                assert sweep(session).delete_jobs == [job_id]
+        with database.write() as session:
+            JobRepository(session).purge(job_id)
+            JobRepository(session).purge(job_id)
+            assert sweep(session).delete_jobs == []
+            with pytest.raises(NotFound):
+                JobRepository(session).get(OWNER, job_id)
+            assert ModelRepository(session).list(OWNER).items == []
+
+    def test_only_finished_jobs_are_deleted(self, database: Database) -> None:
+        job_id, _ = running(database)
+        with pytest.raises(Conflict, match="cancel it"):
+            ask(database, job_id, "request_delete")
+
+    def test_update_moves_the_deadline(self, database: Database) -> None:
+        job_id, _ = running(database, scheduling={"max_runtime_seconds": 100})
+        with database.write() as session:
+            repository = JobRepository(session)
+            repository.update(repository.get(OWNER, job_id), name="new", metadata={"a": "b"}, max_runtime_seconds=200)
+        job = row(database, job_id)
+        assert job.started_at is not None and job.deadline_at is not None
+        assert (job.deadline_at - job.started_at).total_seconds() == 200
+        assert (job.name, job.user_metadata) == ("new", {"a": "b"})
+
+
+class TestRetention:
+    def test_old_attempts_leave_the_newest_the_best_and_the_pinned(self, database: Database) -> None:
+        job_id, taken = running(database, training={"keep_checkpoints": 1})
+        say(database, taken, *(scenes.checkpoint(2 + step, step, best=step == 2) for step in range(1, 5)))
+        with database.write() as session:
+            repository = CheckpointRepository(session)
+            first = next(c for c in repository.list(row(database, job_id)).items if c.step == 1)
+            repository.set_pinned(first, True)
+        end(database, taken, Outcome.stopped())
+        again = take(database)
+        assert [point.step for point in again.resume] == [4, 3, 2, 1]
+        say(database, again, scenes.checkpoint(1, 5))
+        with database.read() as session:
+            items = CheckpointRepository(session).list(row(database, job_id)).items
+            assert [c.step for c in items] == [5, 2, 1]
+
+    def test_expiry(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1), scenes.checkpoint(4, 2))
+        with database.write() as session:
+            repository = CheckpointRepository(session)
+            for one in repository.list(row(database, job_id)).items:
+                repository.set_expires_at(one, database.now(session))
+                repository.set_pinned(one, one.step == 2)
+            assert [d.path for d in sweep(session).delete_checkpoints] == ["checkpoints/training-1"]
+
+
+class TestLists:
+    def test_pages_forward_and_back(self, database: Database) -> None:
+        ids = [make_job(database, metadata={"n": str(number % 2)}) for number in range(5)]
+        newest = list(reversed(ids))
+        with database.read() as session:
+            repository = JobRepository(session)
+            page = repository.list(OWNER, limit=2)
+            assert ([job.id for job in page.items], page.has_more) == (newest[:2], True)
+            page = repository.list(OWNER, limit=3, after=newest[1])
+            assert ([job.id for job in page.items], page.has_more) == (newest[2:], False)
+            page = repository.list(OWNER, limit=2, before=newest[3])
+            assert ([job.id for job in page.items], page.has_more) == (newest[1:3], True)
+            page = repository.list(OWNER, order="asc", metadata={"n": "1"})
+            assert [job.id for job in page.items] == [ids[1], ids[3]]
+            assert repository.list(OWNER, states=[S.FAILED]).items == []
+            assert repository.list(OWNER, metadata={"n": "1'\"; --"}).items == []
