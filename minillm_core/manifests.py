@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -47,13 +48,13 @@ def commit_folder(tmp: Path, final: Path, kind: Literal["checkpoint", "student"]
     for folder in [tmp, *(path for path in tmp.rglob("*") if path.is_dir())]:
         _flush_folder(folder)
     final.parent.mkdir(parents=True, exist_ok=True)
-    replaced = final.with_name(f".{final.name}.replaced-{os.getpid()}")
     if final.exists():
         # A folder cannot be renamed over one that has files; the old one leaves by a rename as well.
-        final.rename(replaced)
+        final.rename(final.with_name(f".{final.name}.replaced-{uuid.uuid4().hex}"))
     tmp.rename(final)
     _flush_folder(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    for replaced in final.parent.glob(f".{final.name}.replaced-*"):
+        shutil.rmtree(replaced, ignore_errors=True)
     return hashlib.sha256(text).hexdigest()
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from minillm_core.data.formats import read_rows
-from minillm_core.data.templates import Template, check_template, encode_prompt, prompt_text, response_ids
+from minillm_core.data.templates import (
+    Template,
+    check_template,
+    encode_prompt,
+    end_token_id,
+    prompt_text,
+    response_ids,
+)
 from minillm_core.errors import UserError
 
 
@@ -54,6 +61,7 @@ def load_dataset(
     prompts are left to split; ``template_unavailable`` when the tokenizer lacks the template.
     """
     check_template(template, tokenizer)
+    end_id = end_token_id(template, tokenizer)
     rows: list[TokenizedRow] = []
     shortest = 0
     dropped = 0
@@ -66,7 +74,7 @@ def load_dataset(
             shortest = min(shortest, len(prompt)) if dropped else len(prompt)
             dropped += 1
             continue
-        response = response_ids(example.response, template, tokenizer)
+        response = response_ids(example.response, template, tokenizer, end_id=end_id)
         rows.append(
             TokenizedRow(
                 prompt_ids=prompt,
@@ -110,6 +118,6 @@ def _split(
             left -= 1
     if not held:
         # Every prompt has more rows than the dev set wants: the smallest group is the nearest to it.
-        held.update(min(order, key=len))
+        held.update(min(order, key=lambda group: len(group)))
     train = [row for index, row in enumerate(rows) if index not in held]
     return train, [row for index, row in enumerate(rows) if index in held]

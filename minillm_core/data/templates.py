@@ -16,6 +16,7 @@ from minillm_core.errors import UserError
 
 Template = Literal["chat", "alpaca", "plain"]
 
+_MARK = "answer-to-be-found"
 _PREAMBLE = "The following is a task for an assistant. Write the answer that completes it well."
 
 
@@ -70,10 +71,15 @@ def encode_prompt(text: str, template: Template, tokenizer: PreTrainedTokenizerB
     return full[:-1] if closed else full
 
 
-def response_ids(response: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a response and the token that ends it; an empty response is that token alone."""
+def response_ids(
+    response: str, template: Template, tokenizer: PreTrainedTokenizerBase, *, end_id: int | None = None
+) -> list[int]:
+    """Token ids of a response and the token that ends it; an empty response is that token alone.
+
+    ``end_id`` is :func:`end_token_id`, for callers with many rows.
+    """
     ids: list[int] = tokenizer(response, add_special_tokens=False)["input_ids"]
-    return [*ids, end_token_id(template, tokenizer)]
+    return [*ids, end_token_id(template, tokenizer) if end_id is None else end_id]
 
 
 def end_token_id(template: Template, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -85,12 +91,12 @@ def end_token_id(template: Template, tokenizer: PreTrainedTokenizerBase) -> int:
     eos: int = tokenizer.eos_token_id
     if template != "chat":
         return eos
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    opened = str(tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=False))
-    closed = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    if not closed.startswith(opened + "b"):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except jinja2.TemplateError:
         return eos
-    tail: list[int] = tokenizer(closed[len(opened) + 1 :], add_special_tokens=False)["input_ids"]
+    tail: list[int] = tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
     return tail[0] if tail and tail[0] in tokenizer.added_tokens_decoder else eos
 
 

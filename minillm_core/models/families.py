@@ -57,7 +57,8 @@ class OutputHead(NamedTuple):
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a LoRA model; any other model as it is. Adapters stay active."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inside = getattr(model, "get_base_model", None)
+    inner = inside() if callable(inside) else model
     if not isinstance(inner, PreTrainedModel):
         raise TypeError(f"not a transformers model: {type(inner).__name__}")
     return inner

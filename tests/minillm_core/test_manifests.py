@@ -38,6 +38,8 @@ def test_commit_and_verify(tmp_path: Path) -> None:
 
 def test_an_earlier_folder_is_replaced(tmp_path: Path, committed: Path) -> None:
     (committed / "stale").touch()
+    # What a crash between the two renames of an earlier replacement left.
+    (committed.parent / ".final.replaced-0").mkdir()
     commit_folder(filled(tmp_path / "again", "new"), committed, "student", {})
     assert (committed / "model.bin").read_text() == "new"
     assert not (committed / "stale").exists()

@@ -74,6 +74,9 @@ def test_end_token_is_what_the_chat_template_writes() -> None:
     assert end_token_id("chat", tokenizer) == tokenizer.bos_token_id
     assert end_token_id("plain", tokenizer) == tokenizer.eos_token_id
     assert end_token_id("chat", tiny_tokenizer()) == tokenizer.eos_token_id
+    # A template that puts something of its own before an answer.
+    thinking = CHAT_TEMPLATE.replace("message['content']", "'(thought) ' + message['content']").replace(END, START)
+    assert end_token_id("chat", tiny_tokenizer(chat_template=thinking)) == tokenizer.bos_token_id
     no_end = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
     assert end_token_id("chat", tiny_tokenizer(chat_template=no_end)) == tokenizer.eos_token_id
 
