@@ -1,0 +1,104 @@
+"""Matrix products into memory that is already there, and that memory.
+
+Two things make the head of a language model slow on a CPU beside the arithmetic: torch sends
+float32 products to MKL, which on processors that are not Intel's runs at half the rate of oneDNN
+(docs/performance.md); and every temporary of more than 32 MB is returned to the system when freed
+and faulted in again, page by page, at its next use. So products go through oneDNN in blocks of a
+few megabytes, which the allocator keeps, and the results land in buffers that outlive the call.
+
+Axes: M, K, N of a product (M, K) times (K, N).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_CPU_BLOCK_BYTES = 8 * 2**20
+_ACCELERATOR_BLOCK_BYTES = 256 * 2**20
+
+
+@functools.cache
+def _onednn() -> bool:
+    """Whether the operator behind oneDNN's linear layer is there (torch names it privately)."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    probe = torch.eye(2)
+    try:
+        return bool(torch.equal(torch.ops.mkldnn._linear_pointwise(probe, probe, None, "none", [], ""), probe))
+    except RuntimeError:
+        return False
+
+
+def _multiply(a_MK: Tensor, b_KN: Tensor) -> Tensor:
+    if a_MK.device.type == "cpu" and a_MK.dtype == torch.float32 and a_MK.numel() and b_KN.numel() and _onednn():
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
+        return product
+    return torch.mm(a_MK, b_KN)
+
+
+def _blocks(out_MN: Tensor) -> Iterator[tuple[slice, slice]]:
+    """The longer side of the result in pieces of some megabytes."""
+    rows, columns = out_MN.shape
+    longer, shorter = max(rows, columns), min(rows, columns)
+    limit = _CPU_BLOCK_BYTES if out_MN.device.type == "cpu" else _ACCELERATOR_BLOCK_BYTES
+    size = max(256, limit // (out_MN.element_size() * max(1, shorter)))
+    for start in range(0, longer, size):
+        piece = slice(start, min(start + size, longer))
+        yield (piece, slice(None)) if rows >= columns else (slice(None), piece)
+
+
+def multiply_into(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor, *, add: bool = False) -> None:
+    """``out = a @ b``, or ``out += a @ b``; the result is cast to the type of ``out``.
+
+    ``a`` and ``b`` have one type and may be transposed or cut views.
+    """
+    plain = a_MK.device.type != "cpu" or a_MK.dtype == torch.float64 or not _onednn()
+    if plain and out_MN.dtype == a_MK.dtype:
+        if add:
+            out_MN.addmm_(a_MK, b_KN)
+        else:
+            torch.mm(a_MK, b_KN, out=out_MN)
+        return
+    for rows, columns in _blocks(out_MN):
+        product = _multiply(a_MK[rows], b_KN[:, columns])
+        target = out_MN[rows, columns]
+        if add:
+            target.add_(product)
+        else:
+            target.copy_(product)
+
+
+class _Memory(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+
+
+_MEMORY = _Memory()
+
+
+def buffer(name: str, rows: int, columns: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An undefined (rows, columns) tensor that the next call of the same name on this thread overwrites.
+
+    On a CPU it stays allocated between calls; an accelerator's own allocator does that better.
+    """
+    size = rows * columns
+    if device.type != "cpu":
+        return torch.empty((rows, columns), dtype=dtype, device=device)
+    held = _MEMORY.buffers.get((name, dtype))
+    if held is None or held.numel() < size:
+        _MEMORY.buffers.pop((name, dtype), None)
+        # An inference tensor could not be written to outside of inference mode.
+        with torch.inference_mode(False):
+            held = torch.empty(size, dtype=dtype)
+        _MEMORY.buffers[(name, dtype)] = held
+    return held[:size].view(rows, columns)
+
+
+def release_buffers() -> None:
+    """Give this thread's buffers back."""
+    _MEMORY.buffers.clear()

@@ -1,0 +1,379 @@
+"""The driver behind every loss on hidden states: a few tokens' logits at a time, their gradient at once.
+
+:func:`sweep` walks over the tokens in chunks of C rows:
+
+1. logits of student and teacher, (C, V) each, into two buffers that all chunks share;
+2. in tiles of R rows, small enough for the cache: softmax, the value of every term, and the
+   gradient by the student's logits, written over the student's logits;
+3. that gradient times the head's weight gives the gradient by the hidden states, and times the
+   hidden states adds to the gradient by the weight, in float32.
+
+So the backward pass only multiplies what is ready, nothing is computed twice, and the memory
+beyond inputs and gradients is the two buffers and the tiles, whatever N is: the chunk is chosen
+so that the buffers take about 128 MB on a CPU and 1 GB on an accelerator.
+
+Axes: N tokens that count, of all rows joined; D hidden width (of the model named); V vocabulary;
+C tokens of a chunk; R tokens of a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from minillm_core.objectives.divergences import Settings, value_and_gradient
+from minillm_core.objectives.products import buffer, multiply_into
+
+_CPU_CHUNK_BYTES = 128 * 2**20
+_ACCELERATOR_CHUNK_BYTES = 2**30
+_CPU_TILE_BYTES = 2 * 2**20
+_ACCELERATOR_TILE_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns hidden states into logits: ``softcap * tanh((h @ weight.T + bias) * scale / softcap)``."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    softcap: float | None = None
+    scale: float | None = None
+    vocab: int | None = None
+    """Rows of the weight that are real tokens; the rest is padding and never reaches the softmax."""
+    product_dtype: torch.dtype | None = None
+    """Number format of the products. Left out: float32 (or float64) on a CPU, the weight's on an
+    accelerator. Sums over the tokens and everything after the logits are float32 in any case."""
+
+    @property
+    def width(self) -> int:
+        """V: real tokens."""
+        rows = self.weight_VD.shape[0]
+        if self.vocab is None:
+            return rows
+        if not 0 < self.vocab <= rows:
+            raise ValueError(f"vocab must be 1 to {rows}, the rows of the head's weight, not {self.vocab}")
+        return self.vocab
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Number format of the products, decided."""
+        dtype = self.weight_VD.dtype
+        if self.product_dtype is not None:
+            return self.product_dtype
+        return torch.float32 if self.weight_VD.device.type == "cpu" and dtype != torch.float64 else dtype
+
+
+@dataclass(frozen=True)
+class TokenTerm:
+    """A loss that depends on the student's log-probability of each target alone."""
+
+    targets_N: Tensor
+    evaluate: Callable[[Tensor, slice], tuple[Tensor, Tensor]]
+    """From log q of some tokens and their place in N: their losses, and the derivatives by log q."""
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class DivergenceTerm:
+    """A divergence from the teacher, each token with its weight (None: 1) times ``coefficient``."""
+
+    kind: str
+    hidden_ND: Tensor
+    head: Head
+    settings: Settings = field(default_factory=Settings)
+    temperature: float = 1.0
+    weights_N: Tensor | None = None
+    coefficient: float = 1.0
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found; fields of terms that were not there are empty."""
+
+    logp_N: Tensor
+    token_losses_N: Tensor
+    divergences_N: Tensor
+    entropies_N: Tensor
+    gradients: tuple[Tensor | None, Tensor | None, Tensor | None]
+    """By hidden states, weight and bias, in the accumulation type; None where not needed."""
+
+
+def _chunk_tokens(given: int | None, tokens: int, width: int, device: torch.device) -> int:
+    if given is not None:
+        if given < 1:
+            raise ValueError(f"chunk_tokens must be at least 1, not {given}")
+        return min(given, max(1, tokens))
+    budget = _CPU_CHUNK_BYTES if device.type == "cpu" else _ACCELERATOR_CHUNK_BYTES
+    rows = max(16, budget // (2 * 4 * width) // 16 * 16)
+    # Chunks of one size: a short last one would waste the product's efficiency.
+    chunks = -(-max(1, tokens) // rows)
+    return -(-max(1, tokens) // chunks)
+
+
+class _Projector:
+    """One head over the chunks of one sweep: its weight cast once, its logits in one buffer."""
+
+    def __init__(self, name: str, hidden_ND: Tensor, head: Head, chunk: int) -> None:
+        self.head, self.width = head, head.width
+        self._name, self._hidden_ND, self._chunk = name, hidden_ND.detach(), chunk
+        self.dtype = head.precision
+        self.weight_VD = head.weight_VD.detach()[: self.width].to(self.dtype)
+        bias = None if head.bias_V is None else head.bias_V.detach()[: self.width].to(self.dtype)
+        self._bias_V = bias * head.scale if bias is not None and head.scale is not None else bias
+
+    def hidden(self, rows: slice) -> Tensor:
+        """Hidden states of a chunk times the head's scale, in the type of the products."""
+        hidden_CD = self._hidden_ND[rows].to(self.dtype)
+        return hidden_CD if self.head.scale is None else hidden_CD * self.head.scale
+
+    def logits(self, hidden_CD: Tensor) -> Tensor:
+        """(C, V) before the softcap, in this head's buffer."""
+        logits_CV = buffer(self._name, self._chunk, self.width, dtype=self.dtype, device=hidden_CD.device)[
+            : hidden_CD.shape[0]
+        ]
+        multiply_into(logits_CV, hidden_CD, self.weight_VD.t())
+        return logits_CV if self._bias_V is None else logits_CV.add_(self._bias_V)
+
+
+class _Tile:
+    """Four (R, V) pieces of memory and what is done to the logits of R tokens in them."""
+
+    def __init__(self, rows: int, width: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.memory = [buffer(f"tile{n}", rows, width, dtype=dtype, device=device) for n in range(4)]
+        self.dtype = dtype
+
+    def log_softmax(self, logits_RV: Tensor, head: Head, temperature: float, out_RV: Tensor, spare_RV: Tensor) -> None:
+        """Log-softmax of softcapped logits over the temperature; the logits stay as they are."""
+        if logits_RV.dtype == self.dtype and head.softcap is None and temperature == 1.0:
+            torch.log_softmax(logits_RV, dim=-1, out=out_RV)
+            return
+        spare_RV.copy_(logits_RV)
+        if head.softcap is not None:
+            spare_RV.div_(head.softcap).tanh_().mul_(head.softcap)
+        if temperature != 1.0:
+            spare_RV.div_(temperature)
+        torch.log_softmax(spare_RV, dim=-1, out=out_RV)
+
+
+@torch.no_grad()
+def sweep(
+    hidden_ND: Tensor,
+    head: Head,
+    *,
+    token_term: TokenTerm | None = None,
+    divergence_term: DivergenceTerm | None = None,
+    chunk_tokens: int | None = None,
+    entropy: bool = False,
+    needs: tuple[bool, bool, bool] = (False, False, False),
+) -> Swept:
+    """Every term and, where needed, the gradients by hidden states, weight and bias, in one pass."""
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        return _sweep(hidden_ND, head, token_term, divergence_term, chunk_tokens, entropy, needs)
+
+
+def _sweep(
+    hidden_ND: Tensor,
+    head: Head,
+    token_term: TokenTerm | None,
+    divergence_term: DivergenceTerm | None,
+    chunk_tokens: int | None,
+    entropy: bool,
+    needs: tuple[bool, bool, bool],
+) -> Swept:
+    tokens, device = hidden_ND.shape[0], hidden_ND.device
+    accumulate = torch.float64 if torch.float64 in (hidden_ND.dtype, head.weight_VD.dtype) else torch.float32
+    chunk = _chunk_tokens(chunk_tokens, tokens, head.width, device)
+    student = _Projector("student", hidden_ND, head, chunk)
+    teacher = None
+    if divergence_term is not None:
+        teacher = _Projector("teacher", divergence_term.hidden_ND, divergence_term.head, chunk)
+        if student.width != teacher.width:
+            raise ValueError(
+                f"the student's head has {student.width} tokens and the teacher's {teacher.width}: "
+                "set vocab of both to the vocabulary they share"
+            )
+        _check_tokens("teacher hidden states", divergence_term.hidden_ND, tokens)
+    if token_term is not None:
+        _check_tokens("targets", token_term.targets_N, tokens)
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=accumulate, device=device)
+
+    result = Swept(
+        logp_N=zeros(tokens if token_term is not None else 0),
+        token_losses_N=zeros(tokens if token_term is not None else 0),
+        divergences_N=zeros(tokens if divergence_term is not None else 0),
+        entropies_N=zeros(tokens if entropy else 0),
+        gradients=(
+            torch.empty(hidden_ND.shape, dtype=accumulate, device=device) if needs[0] else None,
+            _weight_gradient(head, tokens, accumulate) if needs[1] else None,
+            zeros(head.weight_VD.shape[0]) if needs[2] else None,
+        ),
+    )
+    tile_bytes = _CPU_TILE_BYTES if device.type == "cpu" else _ACCELERATOR_TILE_BYTES
+    tile_rows = max(1, min(chunk, tile_bytes // (student.width * accumulate.itemsize)))
+    tile = _Tile(tile_rows, student.width, dtype=accumulate, device=device)
+    hidden_grad, weight_grad, bias_grad = result.gradients
+    for start in range(0, tokens, chunk):
+        rows = slice(start, min(start + chunk, tokens))
+        hidden_CD = student.hidden(rows)
+        logits_CV = student.logits(hidden_CD)
+        teacher_CV = None if teacher is None else teacher.logits(teacher.hidden(rows))
+        for first in range(0, rows.stop - rows.start, tile_rows):
+            inside = slice(first, min(first + tile_rows, rows.stop - rows.start))
+            place = slice(start + inside.start, start + inside.stop)
+            teacher_RV = None if teacher_CV is None else teacher_CV[inside]
+            _terms_of_tile(
+                tile,
+                logits_CV[inside],
+                teacher_RV,
+                head,
+                token_term,
+                divergence_term,
+                result,
+                place,
+                entropy=entropy,
+                gradient=any(needs),
+            )
+        if hidden_grad is not None:
+            multiply_into(hidden_grad[rows], logits_CV, student.weight_VD)
+        if weight_grad is not None:
+            multiply_into(weight_grad[: student.width], logits_CV.t(), hidden_CD, add=start > 0)
+        if bias_grad is not None:
+            bias_grad[: student.width].add_(logits_CV.sum(0, dtype=accumulate))
+    if head.scale is not None:
+        for gradient in (hidden_grad, bias_grad):
+            if gradient is not None:
+                gradient.mul_(head.scale)
+    return result
+
+
+def _weight_gradient(head: Head, tokens: int, dtype: torch.dtype) -> Tensor:
+    """Memory for the gradient by the weight: the first chunk writes it, padding rows stay zero."""
+    gradient_VD = torch.empty(head.weight_VD.shape, dtype=dtype, device=head.weight_VD.device)
+    gradient_VD[0 if tokens == 0 else head.width :].zero_()
+    return gradient_VD
+
+
+def _check_tokens(what: str, tensor: Tensor, tokens: int) -> None:
+    if tensor.shape[0] != tokens:
+        raise ValueError(f"{tensor.shape[0]} {what} for {tokens} hidden states")
+
+
+def _terms_of_tile(
+    tile: _Tile,
+    logits_RV: Tensor,
+    teacher_RV: Tensor | None,
+    head: Head,
+    token_term: TokenTerm | None,
+    divergence_term: DivergenceTerm | None,
+    result: Swept,
+    place: slice,
+    *,
+    entropy: bool,
+    gradient: bool,
+) -> None:
+    """Values of the tokens at ``place``; the gradient by the raw logits replaces ``logits_RV``."""
+    logq, q, logp, spare = (memory[: logits_RV.shape[0]] for memory in tile.memory)
+    moves = gradient and divergence_term is not None and divergence_term.coefficient != 0.0
+    token_gradient: Tensor | None = None
+    if token_term is not None:
+        tile.log_softmax(logits_RV, head, token_term.temperature, logq, spare)
+        targets_R1 = token_term.targets_N[place].unsqueeze(-1)
+        logp_of_target_R = logq.gather(-1, targets_R1).squeeze(-1)
+        losses_R, slopes_R = token_term.evaluate(logp_of_target_R, place)
+        result.logp_N[place] = logp_of_target_R
+        result.token_losses_N[place] = losses_R
+        slopes_R1 = slopes_R.to(q.dtype).unsqueeze(-1) / token_term.temperature
+    if not gradient and divergence_term is None and not entropy:
+        return
+    if token_term is None or (divergence_term is not None and divergence_term.temperature != token_term.temperature):
+        if token_term is not None and gradient:
+            token_gradient = logq.exp().mul_(-slopes_R1)
+        assert divergence_term is not None
+        tile.log_softmax(logits_RV, head, divergence_term.temperature, logq, spare)
+    torch.exp(logq, out=q)
+    if entropy:
+        result.entropies_N[place] = torch.mul(q, logq, out=spare).sum(-1).neg_()
+    if divergence_term is not None and teacher_RV is not None:
+        term = divergence_term
+        tile.log_softmax(teacher_RV, term.head, term.temperature, logp, spare)
+        result.divergences_N[place] = value_and_gradient(
+            term.kind, logq, logp, q, spare, settings=term.settings, gradient=moves
+        )
+    if not gradient:
+        return
+    # From here on logq holds the divergence's gradient, and q is free once it has been used.
+    if token_term is not None and token_gradient is None:
+        token_gradient = q.mul_(-slopes_R1)
+    if divergence_term is not None and moves:
+        logq.mul_(divergence_term.coefficient / divergence_term.temperature)
+        if divergence_term.weights_N is not None:
+            logq.mul_(divergence_term.weights_N[place].to(logq.dtype).unsqueeze(-1))
+        total = logq if token_gradient is None else logq.add_(token_gradient)
+    else:
+        total = logq.zero_() if token_gradient is None else token_gradient
+    if token_term is not None:
+        total.scatter_add_(-1, targets_R1, slopes_R1)
+    if head.softcap is not None:
+        # d (cap tanh(x / cap)) / dx = 1 - tanh^2
+        spare.copy_(logits_RV).div_(head.softcap)
+        total.mul_(spare.tanh_().square_().neg_().add_(1.0))
+    logits_RV.copy_(total)
+
+
+class _Preformed(torch.autograd.Function):
+    """Hangs gradients that are already there onto the graph of the inputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        total: Tensor,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
+    ) -> Tensor:
+        ctx.gradients = gradients
+        ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype)
+        return total.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the loss was differentiated before: use retain_graph=True to do so twice")
+        # A head's gradient takes hundreds of megabytes: it is scaled where it lies unless the graph
+        # is to be used again. Without torch's answer to that, it is copied.
+        kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
+        gradients = ctx.gradients
+        scaled: list[Tensor | None] = []
+        for gradient, dtype in zip(gradients, ctx.dtypes, strict=True):
+            if gradient is None:
+                scaled.append(None)
+            else:
+                scaled.append((gradient * grad_output if kept else gradient.mul_(grad_output)).to(dtype))
+        if not kept:
+            ctx.gradients = None
+        return None, *scaled, None
+
+
+def gradients_needed(hidden_ND: Tensor, head: Head) -> tuple[bool, bool, bool]:
+    """Whether hidden states, weight and bias take part in the graph that is being recorded."""
+    if not torch.is_grad_enabled():
+        return False, False, False
+    bias = head.bias_V is not None and head.bias_V.requires_grad
+    return hidden_ND.requires_grad, head.weight_VD.requires_grad, bias
+
+
+def attach(total: Tensor, hidden_ND: Tensor, head: Head, result: Swept) -> Tensor:
+    """``total`` with the gradients of the sweep behind it; as it is where none was needed."""
+    if all(gradient is None for gradient in result.gradients):
+        return total
+    attached: Tensor = _Preformed.apply(total, hidden_ND, head.weight_VD, head.bias_V, result.gradients)  # type: ignore[no-untyped-call]
+    return attached
