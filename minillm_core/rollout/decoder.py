@@ -16,6 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from minillm_core.models.families import OutputHead
+from minillm_core.rollout.fused import FusedDecoder, fusible
+from minillm_core.rollout.generic import TransformersDecoder
 
 
 class Decoder(Protocol):
@@ -26,6 +28,8 @@ class Decoder(Protocol):
     context: int
     """Positions the model was made for: the longest row, prompt and response together."""
     hidden_size: int
+    positions: int
+    """Positions computed since the decoder was made, padding included where it was computed too."""
     head: OutputHead
     """Dense head in ``dtype``; ``head.cut(vocab).logits`` of the final hidden states are the model's logits."""
 
@@ -72,5 +76,10 @@ def make_decoder(model: PreTrainedModel, *, dtype: torch.dtype | None = None, co
     the model's number of positions. LLaMA-shaped families get merged and packed copies of the weights
     and no reference to ``model`` is kept; any other family runs through transformers, sharing the
     model's parameters where the format is the same.
+
+    Raises ValueError where the model's attention cannot take an explicit mask.
     """
-    raise NotImplementedError
+    chosen = dtype or next(model.parameters()).dtype
+    if fusible(model):
+        return FusedDecoder(model, chosen, context)
+    return TransformersDecoder(model, chosen, context)

@@ -1,0 +1,70 @@
+"""Matrix products with fixed weights, in the form that is fastest for decoding.
+
+On a CPU torch sends float32 products to MKL and reorders bfloat16 weights at every call; here the
+weights are reordered once for oneDNN, and what follows a product (activation, product, residual)
+is done while the result is still in cache. docs/performance.md has the figures.
+
+Axes: N tokens, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def _packable(weight_OI: torch.Tensor) -> bool:
+    """Whether oneDNN takes this weight; asked once by a product of one row."""
+    if weight_OI.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI)
+        torch.ops.mkldnn._linear_pointwise(weight_OI[:1], packed, None, "none", [], "")
+    except (RuntimeError, AttributeError):
+        return False
+    return True
+
+
+class Projection:
+    """``x @ weight.T + bias`` for weights that change between rollouts only."""
+
+    def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> None:
+        self._packed = _packable(weight_OI)
+        self._weight: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
+        self.load(weight_OI, bias_O)
+
+    def load(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> None:
+        """Copy other weights of the same shape; what was packed before is freed first."""
+        if self._packed:
+            self._weight = None
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI)
+        elif self._weight is None:
+            self._weight = weight_OI.clone()
+        else:
+            self._weight.copy_(weight_OI)
+        self._bias = None if bias_O is None else bias_O.clone()
+
+    def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:
+        """(N, O)."""
+        if self._packed:
+            return torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, self._bias, "none", [], "")
+        return nn.functional.linear(x_NI, self._weight, self._bias)
+
+    def silu(self, x_NI: torch.Tensor) -> torch.Tensor:
+        """silu of the product, (N, O)."""
+        if self._packed:
+            return torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, self._bias, "swish", [], "")
+        return nn.functional.silu(nn.functional.linear(x_NI, self._weight, self._bias), inplace=True)
+
+    def times(self, x_NI: torch.Tensor, other_NO: torch.Tensor) -> torch.Tensor:
+        """The product times ``other``, elementwise, (N, O)."""
+        if self._packed:
+            return torch.ops.mkldnn._linear_pointwise.binary(x_NI, other_NO, self._weight, self._bias, "mul")
+        return nn.functional.linear(x_NI, self._weight, self._bias).mul_(other_NO)
+
+    def plus(self, x_NI: torch.Tensor, other_NO: torch.Tensor) -> torch.Tensor:
+        """The product plus ``other``, (N, O)."""
+        if self._packed:
+            return torch.ops.mkldnn._linear_pointwise.binary(x_NI, other_NO, self._weight, self._bias, "add")
+        return nn.functional.linear(x_NI, self._weight, self._bias).add_(other_NO)
