@@ -83,15 +83,13 @@ class TestSubprocess:
         assert time.monotonic() - started < 20
 
     def test_it_does_not_outlast_its_parent(self) -> None:
-        child = (
-            "import os, time; print(os.getpid(), flush=True); os.write(3, str(os.getpid()).encode()); time.sleep(60)"
-        )
         read_end, write_end = os.pipe()
+        child = f"import os, time; os.write({write_end}, b'alive'); time.sleep(300)"
         program = (
-            "import os, subprocess, sys\n"
+            "import subprocess, sys\n"
             "from client.embedded import die_with_parent\n"
-            f"os.dup2({write_end}, 3)\n"
-            f"subprocess.Popen([sys.executable, '-c', {child!r}], preexec_fn=die_with_parent, pass_fds=[3]).wait()\n"
+            f"command = [sys.executable, '-c', {child!r}]\n"
+            f"subprocess.Popen(command, preexec_fn=die_with_parent, pass_fds=[{write_end}]).wait()\n"
         )
         parent = subprocess.Popen([sys.executable, "-c", program], pass_fds=[write_end], cwd=Path(__file__).parents[2])
         os.close(write_end)
