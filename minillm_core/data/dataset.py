@@ -118,6 +118,7 @@ def _split(
             left -= 1
     if not held:
         # Every prompt has more rows than the dev set wants: the smallest group is the nearest to it.
-        held.update(min(order, key=lambda group: len(group)))
+        smallest = min(order, key=len)
+        held.update(smallest)
     train = [row for index, row in enumerate(rows) if index not in held]
     return train, [row for index, row in enumerate(rows) if index in held]

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
 from minillm_core.errors import UserError
 from minillm_core.spec import LoraSpec
 
+_ADAPTED = (BaseTunerLayer, ModulesToSaveWrapper)
 _TARGETS_PARAM = "/student/lora/target_modules"
 
 
@@ -18,7 +21,8 @@ def add_lora(model: PreTrainedModel, lora: LoraSpec) -> PeftModel:
     """Add a trainable adapter; the model's own weights are frozen. It starts as the identity.
 
     The adapter has the model's dtype, so that one engine holds one number format. Raises UserError
-    ``invalid_value`` when ``target_modules`` names no layer of the model.
+    ``invalid_value`` when ``target_modules`` names no layer of the model, or the head, whose plain weight
+    the losses take.
     """
     config = LoraConfig(
         r=lora.rank,
@@ -30,9 +34,14 @@ def add_lora(model: PreTrainedModel, lora: LoraSpec) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError("invalid_value", f"the adapter does not fit: {error}", param=_TARGETS_PARAM) from error
+    if isinstance(model.get_output_embeddings(), _ADAPTED) or _adapts_tied(model):
+        raise UserError(
+            "invalid_value", "the output head and an embedding tied to it cannot be adapted", param=_TARGETS_PARAM
+        )
+    return adapted
 
 
 def merge_lora(model: PeftModel) -> PreTrainedModel:
@@ -45,8 +54,8 @@ def merge_lora(model: PeftModel) -> PreTrainedModel:
 def merge_adapter(model: PreTrainedModel, folder: Path, *, param: str = "/teacher/adapter") -> PreTrainedModel:
     """The model with the adapter of ``folder`` merged into it, in place.
 
-    Raises UserError ``adapter_invalid`` when the folder holds no LoRA adapter in safetensors or the
-    adapter is of another model.
+    Raises UserError ``adapter_invalid`` when the folder holds no LoRA adapter in safetensors the
+    adapter is of another model, or it adapts an embedding tied to the head.
     """
     try:
         kind = json.loads((folder / "adapter_config.json").read_text()).get("peft_type")
@@ -62,4 +71,13 @@ def merge_adapter(model: PreTrainedModel, folder: Path, *, param: str = "/teache
         )
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError("adapter_invalid", f"the adapter does not fit the teacher: {error}", param=param) from error
+    if _adapts_tied(model):
+        raise UserError(
+            "adapter_invalid", "it adapts an embedding tied to the head: merged, it would change both", param=param
+        )
     return merge_lora(adapted).requires_grad_(False)
+
+
+def _adapts_tied(model: PreTrainedModel) -> bool:
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return bool(model.config.tie_word_embeddings) and any(isinstance(end, _ADAPTED) for end in ends)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
 from minillm_core.errors import UserError
@@ -64,6 +65,22 @@ def test_unknown_target(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         add_lora(model, LoraSpec(target_modules=["no_such_layer"]))
     assert (caught.value.code, caught.value.param) == ("invalid_value", "/student/lora/target_modules")
+
+
+@pytest.mark.parametrize(("family", "target"), [("llama", "lm_head"), ("qwen2", "lm_head"), ("qwen2", "embed_tokens")])
+def test_the_head_is_not_adapted(family: str, target: str, tmp_path: Path) -> None:
+    model = load_causal_lm(write_tiny_model(tmp_path / "m", family), torch.float32)
+    with pytest.raises(UserError, match="output head"):
+        add_lora(model, LoraSpec(target_modules=[target, "q_proj"]))
+
+
+@pytest.mark.parametrize("extra", [{"target_modules": ["lm_head"]}, {"modules_to_save": ["embed_tokens"]}])
+def test_a_teacher_adapter_on_a_tied_head_is_refused(extra: dict[str, list[str]], tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "m", "qwen2")
+    config = LoraConfig(**{"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **extra})
+    get_peft_model(load_causal_lm(folder, torch.float32), config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match="tied to the head"):
+        merge_adapter(load_causal_lm(folder, torch.float32), tmp_path / "adapter")
 
 
 def test_teacher_adapter_is_merged(tmp_path: Path) -> None:
