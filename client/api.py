@@ -139,7 +139,7 @@ class MinillmClient:
         return self._verb(job_id, "pause", idempotent=True)
 
     def resume(self, job_id: str) -> Job:
-        return self._verb(job_id, "resume")
+        return self._verb(job_id, "resume", idempotent=True)
 
     def retry(self, job_id: str, *, start_from: str = "checkpoint") -> Job:
         """A new attempt of a failed or expired job, from its newest valid `checkpoint` or from the `start`."""
@@ -171,9 +171,14 @@ class MinillmClient:
     def checkpoints(self, job_id: str, *, limit: int | None = None) -> list[Checkpoint]:
         return list(self._pages(Checkpoint, self._path(job_id, "checkpoints"), limit))
 
-    def logs(self, job_id: str, *, attempt: int | None = None, offset: int = 0) -> LogChunk:
-        """The trainer's output from byte `offset` on, as much as the service sends at once."""
-        parameters = {"offset": str(offset)} | ({} if attempt is None else {"attempt": str(attempt)})
+    def logs(self, job_id: str, *, attempt: int | None = None, stream: str = "stderr", offset: int = 0) -> LogChunk:
+        """The trainer's output (`stderr` or `stdout`) from byte `offset` on, as much as the service sends at once.
+
+        `attempt` is the newest when left out.
+        """
+        parameters = {"stream": stream, "offset": str(offset)}
+        if attempt is not None:
+            parameters["attempt"] = str(attempt)
         return _parsed(LogChunk, _json(self._transport.request("GET", self._path(job_id, "logs"), params=parameters)))
 
     def artifact(self, job_id: str) -> Manifest:

@@ -161,20 +161,36 @@ def watch(job_id: JobId) -> None:
 def logs(
     job_id: JobId,
     attempt: Annotated[int | None, typer.Option(min=1, help="Number of the attempt; the latest when left out.")] = None,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Its standard output instead of its errors.")] = False,
     follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print what a job's trainer wrote."""
     with _service() as client:
-        offset = 0
-        while True:
-            # Asked before reading: what was written before a job ended is then read after it is known to have.
-            over = not follow_it or client.job(job_id).is_terminal
-            while (chunk := client.logs(job_id, attempt=attempt, offset=offset)).text:
-                sys.stdout.write(printable(chunk.text))
-                sys.stdout.flush()
-                offset = chunk.next_offset
-            if over:
-                return
+        for text in _log_texts(client, job_id, attempt, "stdout" if stdout else "stderr", follow_it):
+            sys.stdout.write(printable(text))
+            sys.stdout.flush()
+
+
+def _log_texts(client: MinillmClient, job_id: str, attempt: int | None, stream: str, follow_it: bool) -> Iterator[str]:
+    """Pieces of the log of one attempt; followed without naming one, of each as it begins, to the job's end."""
+    number, offset = attempt, 0
+    while True:
+        # Asked before reading: what was written before a job ended is then read after it is known to have.
+        job = client.job(job_id)
+        over = not follow_it or job.is_terminal
+        if number is None and (job.attempt or over):
+            number = job.attempt or 1
+        while number is not None:
+            chunk = client.logs(job_id, attempt=number, stream=stream, offset=offset)
+            offset = chunk.next_offset
+            if not chunk.text:
+                break
+            yield chunk.text
+        if attempt is None and number is not None and job.attempt > number:
+            number, offset = job.attempt, 0
+        elif over:
+            return
+        else:
             time.sleep(LOG_POLL_SECONDS)
 
 

@@ -58,7 +58,7 @@ def run_demo(data_dir: Path, spec: Path | None, console: Console) -> int:
                 summary = _distil(client, wanted, local, data_dir, console)
         finally:
             with _undisturbed():
-                service.stop()
+                service.stop(at_once=True)
     say(console, "Stopped the service and all it started.")
     print(json.dumps(summary), flush=True)
     return 0 if succeeded(summary) else 1

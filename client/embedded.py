@@ -109,10 +109,15 @@ class EmbeddedService:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
-    def stop(self) -> None:
-        """End the service and all it started; bounded in time, and safe to call at any moment."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the service and all it started; bounded in time, and safe to call at any moment.
+
+        Jobs that run are saved and go back to the queue; with `at_once` they are not waited for.
+        """
         process = self._process
         try:
+            if at_once:
+                self._drop_lifeline()
             if process is not None and process.poll() is None:
                 process.terminate()
                 try:
@@ -121,9 +126,12 @@ class EmbeddedService:
                     process.kill()
                     process.wait()
         finally:
-            if self._lifeline is not None:
-                os.close(self._lifeline)
-                self._lifeline = None
+            self._drop_lifeline()
+
+    def _drop_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
 
     def _announced(self) -> str | None:
         """The address in service.json, if it is this service's and not that of an earlier one."""

@@ -76,7 +76,7 @@ class MetricPoint(_Tolerant):
     phase: str = ""
     step: int
     values: dict[str, float | None] = Field(default_factory=dict)
-    time: datetime | None = None
+    created_at: datetime | None = None
 
 
 class Checkpoint(_Tolerant):
