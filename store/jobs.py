@@ -238,7 +238,7 @@ class JobRepository:
         job.not_before = None
         job.dispatched_at = None
         self._desire(job, DesiredState.RUN)
-        apply(self.session, job, Cause.RETRY, message="Retried", data={"from": str(start)})
+        apply(self.session, job, Cause.RETRY, message="Retried", data={"start": str(start)})
         return job
 
     def update(

@@ -97,9 +97,12 @@ class KeyRepository:
         )
         return self.session.scalar(statement.limit(1)) is not None
 
-    def get(self, owner_id: str, key_id: str) -> ApiKey:
-        """Raises NotFound, also for someone else's."""
-        row = self.session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.owner_id == owner_id))
+    def get(self, owner_id: str | None, key_id: str) -> ApiKey:
+        """One owner's key, or (None) anyone's. Raises NotFound, also for someone else's."""
+        statement = select(ApiKey).where(ApiKey.id == key_id)
+        if owner_id is not None:
+            statement = statement.where(ApiKey.owner_id == owner_id)
+        row = self.session.scalar(statement)
         if row is None:
             raise NotFound("api_key", key_id)
         return row

@@ -114,9 +114,11 @@ def apply(
         job.seconds_left = None
     else:
         job.finished_at = None
-    details = {"from": None if cause is Cause.CREATE else str(was), "to": str(to), "cause": str(cause), **(data or {})}
+    edge = {"from": None if cause is Cause.CREATE else str(was), "to": str(to), "cause": str(cause)}
     level = "error" if to in (_S.FAILED, _S.EXPIRED) else "info"
-    return add_event(session, job, "state", code=str(to), message=message, level=level, data=details, now=now)
+    return add_event(
+        session, job, "state", code=str(to), message=message, level=level, data={**(data or {}), **edge}, now=now
+    )
 
 
 def add_event(

@@ -1,0 +1,234 @@
+"""A hypothesis state machine over the store: whatever users, holders and sweeps do, in whatever order.
+
+Held after every step: a terminal state never changes but by an explicit retry of a failed or
+expired job; the fence only rises; at most one attempt holds a lease; each change of state has
+exactly one event, with the next sequence number; and `succeeded` has its verified manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import delete, select
+
+from store.database import Database
+from store.errors import Conflict, StaleAttempt
+from store.events import EventRepository
+from store.jobs import JobRepository
+from store.leases import Claim, Outcome, claim, finish, record, renew
+from store.states import TERMINAL, TRANSITIONS, Cause, JobState
+from store.sweep import sweep
+from store.tables import Attempt, Base, Job
+from store.vocabulary import HELD, AttemptState, Keep, RetryFrom
+from tests.store import scenes
+
+INDEX = st.integers(0, 7)
+
+
+class Life(RuleBasedStateMachine):
+    database: Database
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[str] = []
+        self.claims: list[tuple[Claim, int]] = []
+        self.seen: dict[str, tuple[JobState, int, int, int]] = {}
+        self.retried: set[str] = set()
+        with self.database.write() as session:
+            for table in reversed(Base.metadata.sorted_tables):
+                session.execute(delete(table))
+
+    @initialize()
+    def first(self) -> None:
+        self.create(2, None, 0)
+
+    # -- users -------------------------------------------------------------------------------
+
+    @rule(attempts=st.integers(1, 3), runtime=st.sampled_from([None, 50]), priority=st.integers(0, 1))
+    def create(self, attempts: int, runtime: int | None, priority: int) -> None:
+        if len(self.jobs) < 3:
+            scheduling = {"max_attempts": attempts, "max_runtime_seconds": runtime, "priority": priority}
+            self.jobs.append(scenes.make_job(self.database, scheduling=scheduling))
+
+    @rule(index=INDEX, verb=st.sampled_from(["request_pause", "resume", "request_delete"]))
+    def ask(self, index: int, verb: str) -> None:
+        self._ask(index, verb)
+
+    @rule(index=INDEX, keep=st.sampled_from(Keep))
+    def cancel(self, index: int, keep: Keep) -> None:
+        self._ask(index, "request_cancel", keep)
+
+    @rule(index=INDEX, start=st.sampled_from(RetryFrom))
+    def retry(self, index: int, start: RetryFrom) -> None:
+        job_id = self.jobs[index % len(self.jobs)]
+        if self._ask(index, "retry", start):
+            self.retried.add(job_id)
+
+    # -- holders, stale ones among them --------------------------------------------------------
+
+    @rule()
+    def claim(self) -> None:
+        with self.database.write() as session:
+            taken = claim(session, "wrk_a", "host", 1, 30.0)
+        if taken is not None:
+            assert taken.fence > self.seen[taken.job_id][1]
+            self.claims.append((taken, 0))
+
+    @precondition(lambda self: self.claims)
+    @rule(index=INDEX, kind=st.sampled_from(["progress", "checkpoint", "student"]), step=st.integers(1, 10))
+    def record(self, index: int, kind: str, step: int) -> None:
+        index %= len(self.claims)
+        taken, seq = self.claims[index]
+        made: dict[str, Any] = {
+            "progress": lambda: scenes.progress(seq + 1, step),
+            "checkpoint": lambda: scenes.checkpoint(seq + 1, step, best=step % 2 == 0),
+            "student": lambda: scenes.student(seq + 1),
+        }
+        if self._as_holder(taken, lambda session: record(session, taken, [made[kind]()])):
+            self.claims[index] = (taken, seq + 1)
+
+    @precondition(lambda self: self.claims)
+    @rule(index=INDEX)
+    def renew(self, index: int) -> None:
+        taken, _ = self.claims[index % len(self.claims)]
+        self._as_holder(taken, lambda session: renew(session, taken, 30.0))
+
+    @precondition(lambda self: self.claims)
+    @rule(index=INDEX, how=st.sampled_from(["success", "stopped", "user", "system", "infrastructure", "oom", "limit"]))
+    def finish(self, index: int, how: str) -> None:
+        taken, seq = self.claims[index % len(self.claims)]
+        outcomes = {
+            "success": scenes.success(),
+            "stopped": Outcome.stopped(exit_code=75),
+            "oom": scenes.failure(code="out_of_memory"),
+            "limit": scenes.failure("user", "time_limit"),
+        }
+
+        def end(session: Any) -> None:
+            if how == "success":
+                record(session, taken, [scenes.student(seq + 1)])
+            finish(session, taken, outcomes.get(how) or scenes.failure(how))
+
+        self._as_holder(taken, end)
+
+    # -- the sweeper and the clock -------------------------------------------------------------
+
+    @rule(recover=st.booleans())
+    def sweep(self, recover: bool) -> None:
+        with self.database.write() as session:
+            for job_id in sweep(session, recover_leases=recover).delete_jobs:
+                JobRepository(session).purge(job_id)
+                self.jobs.remove(job_id)
+                del self.seen[job_id]
+        if not self.jobs:
+            self.create(2, None, 0)
+
+    @rule(seconds=st.sampled_from([10.0, 31.0, 400.0]), index=INDEX)
+    def pass_time(self, seconds: float, index: int) -> None:
+        with self.database.write() as session:
+            scenes.pass_time(session, self.jobs[index % len(self.jobs)], seconds)
+
+    # -- what always holds ---------------------------------------------------------------------
+
+    @invariant()
+    def holds(self) -> None:
+        with self.database.read() as session:
+            jobs = session.scalars(select(Job)).all()
+            assert {job.id for job in jobs} == set(self.jobs)
+            for job in jobs:
+                events = EventRepository(session).list(job, limit=10_000).items
+                active = session.scalars(
+                    select(Attempt).where(Attempt.job_id == job.id, Attempt.state == AttemptState.ACTIVE)
+                ).all()
+                self._check(job, events, active)
+        self.retried.clear()
+
+    def _check(self, job: Job, events: Any, active: Any) -> None:
+        state, fence, attempt, seq = self.seen.get(job.id, (None, 0, 0, 0))
+        assert job.event_seq >= seq
+        if state in TERMINAL and job.state is not state:
+            assert state in (JobState.FAILED, JobState.EXPIRED) and job.id in self.retried
+        assert job.fence >= fence and job.attempt >= attempt and (job.fence > fence or job.attempt == attempt)
+        assert [event.seq for event in events] == list(range(1, job.event_seq + 1))
+        # The events of type `state` are the path the job took, each edge in the table, none left out.
+        was: str | None = None
+        for event in (event for event in events if event.type == "state"):
+            assert event.data["from"] == was
+            was = event.data["to"]
+            before = None if event.data["from"] is None else JobState(event.data["from"])
+            assert JobState(str(was)) in TRANSITIONS[before, Cause(event.data["cause"])]
+        assert was == job.state
+        held = job.state in HELD
+        assert len(active) == (1 if held else 0)
+        assert (job.lease_expires_at is not None) == held == (job.lease_owner is not None)
+        if held:
+            assert (active[0].number, active[0].fence) == (job.attempt, job.fence)
+        assert (job.finished_at is not None) == (job.state in TERMINAL)
+        if job.state is JobState.SUCCEEDED:
+            assert job.student_manifest is not None and job.student_model_id is not None
+            assert hashlib.sha256(job.student_manifest.encode()).hexdigest() == job.student_manifest_sha256
+        if job.state in (JobState.FAILED, JobState.EXPIRED):
+            assert job.failure is not None
+        assert job.retries <= job.max_attempts
+        self.seen[job.id] = (job.state, job.fence, job.attempt, job.event_seq)
+
+    def _ask(self, index: int, verb: str, *arguments: object) -> bool:
+        job_id = self.jobs[index % len(self.jobs)]
+        try:
+            with self.database.write() as session:
+                repository = JobRepository(session)
+                getattr(repository, verb)(repository.get(scenes.OWNER, job_id), *arguments)
+        except Conflict:
+            return False
+        return True
+
+    def _as_holder(self, taken: Claim, write: Any) -> bool:
+        """Do it; refused exactly where the fence has moved on or the attempt has ended."""
+        job = None
+        with self.database.read() as session:
+            job = session.get(Job, taken.job_id)
+        current = job is not None and job.fence == taken.fence and job.state in HELD
+        try:
+            with self.database.write() as session:
+                write(session)
+        except StaleAttempt:
+            assert not current
+            return False
+        assert current
+        return True
+
+
+def _run(database: Database, examples: int) -> None:
+    machine = type("LifeOnADatabase", (Life,), {"database": database})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        ),
+    )
+
+
+def test_invariants(database: Database) -> None:
+    _run(database, 25)
+
+
+@pytest.mark.slow
+def test_invariants_for_long(database: Database) -> None:
+    _run(database, 400)
