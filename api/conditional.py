@@ -23,9 +23,9 @@ def none_match(header: str | None, etag: str) -> bool:
     return header.strip() == "*" or any(tag == opaque for _, tag in _tags(header))
 
 
-def matches(header: str, etag: str) -> bool:
-    """Whether `If-Match` holds for this strong entity tag (strong comparison)."""
-    return header.strip() == "*" or (False, etag.strip('"')) in _tags(header)
+def strong_tags(header: str) -> list[str]:
+    """The opaque parts of an `If-Match` list that its strong comparison may use."""
+    return [tag for weak, tag in _tags(header) if not weak]
 
 
 def byte_range(header: str | None, if_range: str | None, *, etag: str, size: int) -> tuple[int, int] | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Query
 
+from api.problems import Invalid
 from api.schema import Out
+from store.errors import NotFound
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
@@ -27,6 +30,18 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
 After = Annotated[str | None, Query(max_length=64, description="Cursor: the id after which the page starts.")]
 Before = Annotated[str | None, Query(max_length=64, description="Cursor: the id before which the page ends.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By time of creation.")]
+
+
+@contextlib.contextmanager
+def cursor_problems(after: str | None, before: str | None) -> Iterator[None]:
+    """Says of a cursor that is none which parameter it came in."""
+    if after is not None and before is not None:
+        raise Invalid("Give after or before, not both.", param="before")
+    try:
+        yield
+    except NotFound as error:
+        name = "after" if after is not None else "before"
+        raise Invalid(f"{error.id!r} is no id of this list.", code="unknown_cursor", param=name) from None
 
 
 def page(

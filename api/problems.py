@@ -147,8 +147,8 @@ class Unavailable(Problem):
     status = 503
     retryable = True
 
-    def __init__(self, detail: str, *, code: str | None = None, retry_after: int = 2) -> None:
-        super().__init__(detail, code=code, headers={"Retry-After": str(retry_after)})
+    def __init__(self, detail: str, *, code: str | None = None, extensions: Mapping[str, Any] | None = None) -> None:
+        super().__init__(detail, code=code, headers={"Retry-After": "2"}, extensions=extensions)
 
 
 class InsufficientStorage(Problem):

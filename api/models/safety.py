@@ -29,7 +29,7 @@ _PLAIN_NAME = re.compile(r"[a-z0-9_]*")
 
 
 def code_fields(folder: Path) -> list[str]:
-    """Names such as `config.json: auto_map` of everything in the folder that would load code; empty where it is safe."""
+    """Names such as `config.json: auto_map` of all that would load code in the folder; empty where it is safe."""
     found = []
     for name in _CONFIGS:
         path = folder / name
@@ -52,9 +52,7 @@ def _suspicious(value: Any) -> Iterator[str]:
             yield from _suspicious(item)
     elif isinstance(value, dict):
         for name, item in value.items():
-            if name in _CODE_FIELDS and item:
-                yield name
-            elif name in _ATTENTION_FIELDS and not _is_plain(item):
+            if (name in _CODE_FIELDS and item) or (name in _ATTENTION_FIELDS and not _is_plain(item)):
                 yield name
             else:
                 yield from _suspicious(item)

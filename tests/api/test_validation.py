@@ -60,7 +60,12 @@ def test_every_fault_is_told() -> None:
 
 
 def test_no_json_is_a_bad_request() -> None:
-    error = {"type": "json_invalid", "loc": ("body", 3), "msg": "JSON decode error", "ctx": {"error": "Expecting value"}}
+    error = {
+        "type": "json_invalid",
+        "loc": ("body", 3),
+        "msg": "JSON decode error",
+        "ctx": {"error": "Expecting value"},
+    }
     problem = validation_problem([error], "{]")
     assert isinstance(problem, BadRequest)
     assert problem.code == "invalid_json"

@@ -1,0 +1,96 @@
+"""The application: middlewares from the outermost in, then one router a resource."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+from prometheus_client import CollectorRegistry
+from starlette.middleware import Middleware
+
+from api import errors, openapi
+from api.artifacts.endpoints import router as artifacts
+from api.auth import authenticator
+from api.dependencies import Services
+from api.files.endpoints import router as files
+from api.health.endpoints import router as health
+from api.health.metrics import JobCollector
+from api.history.endpoints import router as history
+from api.jobs.endpoints import router as jobs
+from api.keys.endpoints import router as keys
+from api.middleware.authentication import AuthenticationMiddleware
+from api.middleware.body_limit import BodyLimitMiddleware
+from api.middleware.metrics import MetricsMiddleware, RequestMetrics
+from api.middleware.request_id import RequestIdMiddleware
+from api.models.endpoints import router as models
+from api.models.registry import Registry
+from api.workers.endpoints import router as workers
+from store.blobs import LocalBlobs
+from store.broker import make_celery
+from store.database import Database
+from store.settings import Settings
+
+# A job is a page of JSON; a fork's overrides too. Files have their own limit.
+MAX_BODY_BYTES = 1 << 20
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API over the store that `settings` name. Connects to nothing until the first request."""
+    database = Database(settings.database_url)
+    services = Services(
+        settings=settings,
+        database=database,
+        celery=make_celery(settings),
+        blobs=LocalBlobs(settings.files_dir),
+        registry=Registry(database, settings.models_dir),
+    )
+    registry = CollectorRegistry()
+    registry.register(JobCollector(database))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        services.celery.close()
+        database.dispose()
+
+    app = FastAPI(
+        title="MiniLLM distillation service",
+        summary="Turns a large language model into a small one.",
+        description=openapi.DESCRIPTION,
+        version=_version(),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        generate_unique_id_function=openapi.operation_id,
+        middleware=[
+            Middleware(RequestIdMiddleware),
+            Middleware(MetricsMiddleware, metrics=RequestMetrics(registry)),
+            Middleware(AuthenticationMiddleware, authenticate=authenticator(services)),
+            Middleware(
+                BodyLimitMiddleware,
+                max_body_bytes=MAX_BODY_BYTES,
+                upload_path="/v1/files",
+                max_file_bytes=settings.max_file_bytes,
+            ),
+        ],
+    )
+    app.state.services = services
+    app.state.registry = registry
+    errors.install(app)
+    # The middleware does the checking; this says so in the OpenAPI document.
+    bearer = Depends(HTTPBearer(auto_error=False, description="An API key, once any exists."))
+    app.include_router(health)
+    for router in (files, models, jobs, history, artifacts, workers, keys):
+        app.include_router(router, prefix="/v1", dependencies=[bearer])
+    openapi.install(app)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("minillm-service")
+    except PackageNotFoundError:
+        return "0.0.0+source"

@@ -1,0 +1,1 @@
+"""The finished student of a job: `/v1/jobs/{id}/artifact`."""

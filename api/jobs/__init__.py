@@ -1,0 +1,1 @@
+"""Distillation jobs and what they leave behind: `/v1/jobs`."""

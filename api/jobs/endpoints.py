@@ -1,0 +1,298 @@
+"""/v1/jobs: create, list, watch and steer distillation jobs."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Query, Request
+from sqlalchemy.orm import Session
+from starlette.responses import JSONResponse, Response
+
+from api.auth import CallerDep
+from api.conditional import none_match
+from api.dependencies import ReadSession, ServicesDep, WriteSession, wake_after_commit
+from api.jobs import examples, service
+from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobOut, JobPatch, RetryIn
+from api.openapi import problems
+from api.pagination import After, Before, Limit, Order, Page, cursor_problems, page
+from api.problems import Invalid, PreconditionFailed, PreconditionRequired
+from minillm_core.spec import JobSpec
+from store.idempotency import Replay
+from store.jobs import JobRepository
+from store.states import JobState
+from store.tables import Job
+from store.vocabulary import Keep, RetryFrom
+
+router = APIRouter(tags=["jobs"])
+
+_METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+_PRINTABLE = r"^[\x21-\x7e]+$"
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        max_length=255,
+        pattern=_PRINTABLE,
+        description="Makes a repeated request one job: within 24 hours the same key gets the first answer.",
+    ),
+]
+
+
+@router.post(
+    "/jobs",
+    status_code=201,
+    response_model=JobOut,
+    responses={
+        200: {"model": DryRun, "description": "With `dry_run=true`: all checks passed, nothing was made."},
+        **problems(400, 401, 409, 413, 422, 503, 507),
+    },
+    summary="Create a job",
+)
+def jobs_create(
+    spec: Annotated[JobSpec, Body(openapi_examples=examples.CREATE)],
+    caller: CallerDep,
+    services: ServicesDep,
+    reading: ReadSession,
+    writing: WriteSession,
+    dry_run: Annotated[bool, Query(description="Check everything, make nothing.")] = False,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Everything that can be known before training is checked here; the answer names every field at fault."""
+    once = None
+    if not dry_run:
+        once = service.OnceKey.of(caller.owner_id, "/v1/jobs", idempotency_key, spec.model_dump_json())
+    if once is not None and (earlier := once.earlier_answer(services)) is not None:
+        return _created(earlier, replayed=True)
+    found = service.checked(spec, owner_id=caller.owner_id, services=services, session=reading)
+    if dry_run:
+        return JSONResponse(service.dry_run(spec, found).model_dump(mode="json"))
+    return _created(service.create(writing, spec, owner_id=caller.owner_id, once=once))
+
+
+def _created(answer: Replay, *, replayed: bool = False) -> Response:
+    job = JobOut.model_validate_json(answer.body)
+    headers = {"Location": f"/v1/jobs/{job.id}"}
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return Response(answer.body, status_code=answer.status, headers=headers, media_type="application/json")
+
+
+@router.get(
+    "/jobs",
+    responses=problems(401, 422, 503),
+    summary="List jobs",
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "metadata",
+                "in": "query",
+                "style": "deepObject",
+                "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+                "description": "Only jobs with these pairs: `metadata[team]=search`.",
+            }
+        ]
+    },
+)
+def jobs_list(
+    request: Request,
+    caller: CallerDep,
+    session: ReadSession,
+    limit: Limit = 20,
+    after: After = None,
+    before: Before = None,
+    order: Order = "desc",
+    status: Annotated[list[JobState] | None, Query(description="Only jobs in one of these states.")] = None,
+    state: Annotated[list[JobState] | None, Query(description="The same as `status`.")] = None,
+) -> Page[JobOut]:
+    jobs = JobRepository(session)
+    with cursor_problems(after, before):
+        found = jobs.list(
+            caller.owner_id,
+            limit=limit,
+            after=after,
+            before=before,
+            order=order,
+            states=[*(status or ()), *(state or ())],
+            metadata=_metadata_filter(request),
+        )
+    return page(found.items, found.has_more, lambda job: service.job_out(jobs, job), lambda job: job.id)
+
+
+def _metadata_filter(request: Request) -> dict[str, str]:
+    pairs = {}
+    for name, value in request.query_params.multi_items():
+        if match := _METADATA.fullmatch(name):
+            pairs[match.group(1)] = value
+    if len(pairs) > 16:
+        raise Invalid("A job has at most 16 pairs of metadata.", param="metadata")
+    return pairs
+
+
+@router.get(
+    "/jobs/{job_id}",
+    response_model=JobOut,
+    responses={304: {"description": "Not changed since the ETag."}, **problems(401, 404, 503)},
+    summary="Get a job",
+)
+def jobs_get(
+    job_id: str,
+    caller: CallerDep,
+    session: ReadSession,
+    if_none_match: Annotated[
+        str | None, Header(description="The ETag of the last answer: 304 if it still holds.")
+    ] = None,
+) -> Response:
+    """Poll this with `If-None-Match`: an unchanged job costs one small query and an empty answer."""
+    jobs = JobRepository(session)
+    job = service.live_job(session, caller.owner_id, job_id)
+    etag = service.etag(job, jobs.queue_position(job))
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if none_match(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    return _job_response(session, job, headers=headers)
+
+
+@router.patch(
+    "/jobs/{job_id}",
+    response_model=JobOut,
+    responses=problems(400, 401, 404, 409, 412, 422, 428, 503),
+    summary="Change a job's name, metadata, priority or time limit",
+)
+def jobs_update(
+    job_id: str,
+    patch: Annotated[JobPatch, Body(openapi_examples=examples.PATCH)],
+    caller: CallerDep,
+    session: WriteSession,
+    if_match: Annotated[str | None, Header(description="The ETag that the change is based on, or `*`.")] = None,
+) -> Response:
+    job = service.live_job(session, caller.owner_id, job_id)
+    if if_match is None:
+        raise PreconditionRequired("Send the job's ETag as If-Match, so that no change is lost.", param="If-Match")
+    if not service.is_version(if_match, job):
+        raise PreconditionFailed("The job has changed since this ETag: get it again.", param="If-Match")
+    job = JobRepository(session).update(
+        job,
+        name=patch.name,
+        metadata=patch.metadata,
+        priority=patch.priority,
+        max_runtime_seconds=patch.max_runtime_seconds,
+    )
+    return _job_response(session, job)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems(400, 401, 404, 409, 422, 503),
+    summary="Cancel a job",
+)
+def jobs_cancel(
+    job_id: str,
+    caller: CallerDep,
+    session: WriteSession,
+    cancel: Annotated[CancelIn | None, Body(openapi_examples=examples.CANCEL)] = None,
+) -> Response:
+    """At once where nothing runs, else when the trainer has stopped. Again is no error; a finished job is one (409)."""
+    job = service.live_job(session, caller.owner_id, job_id)
+    job = JobRepository(session).request_cancel(job, Keep((cancel or CancelIn()).keep))
+    return _job_response(session, job, status=202)
+
+
+@router.post(
+    "/jobs/{job_id}/pause",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems(401, 404, 409, 503),
+    summary="Pause a job",
+)
+def jobs_pause(job_id: str, caller: CallerDep, session: WriteSession) -> Response:
+    """A running job writes a checkpoint at its next step and frees its slot. Again is no error."""
+    job = JobRepository(session).request_pause(service.live_job(session, caller.owner_id, job_id))
+    return _job_response(session, job, status=202)
+
+
+@router.post(
+    "/jobs/{job_id}/resume",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems(401, 404, 409, 503),
+    summary="Resume a paused job",
+)
+def jobs_resume(job_id: str, caller: CallerDep, session: WriteSession) -> Response:
+    """It is queued again and goes on from its newest checkpoint. A job that runs is left as it is."""
+    job = JobRepository(session).resume(service.live_job(session, caller.owner_id, job_id))
+    return _queued(session, job)
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems(400, 401, 404, 409, 422, 503),
+    summary="Retry a failed or expired job",
+)
+def jobs_retry(
+    job_id: str,
+    caller: CallerDep,
+    session: WriteSession,
+    retry: Annotated[RetryIn | None, Body(openapi_examples=examples.RETRY)] = None,
+) -> Response:
+    job = service.live_job(session, caller.owner_id, job_id)
+    job = JobRepository(session).retry(job, RetryFrom(retry.start_from if retry is not None else "checkpoint"))
+    return _queued(session, job)
+
+
+@router.post(
+    "/jobs/{job_id}/fork",
+    status_code=201,
+    response_model=JobOut,
+    responses=problems(400, 401, 404, 409, 422, 503, 507),
+    summary="Make a new job from a checkpoint of this one",
+)
+def jobs_fork(
+    job_id: str,
+    fork: Annotated[ForkIn, Body(openapi_examples=examples.FORK)],
+    caller: CallerDep,
+    services: ServicesDep,
+    reading: ReadSession,
+    writing: WriteSession,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """The new job has this one's spec with the overrides merged in, and begins from the checkpoint's weights."""
+    job = service.live_job(reading, caller.owner_id, job_id)
+    path = f"/v1/jobs/{job.id}/fork"
+    once = service.OnceKey.of(caller.owner_id, path, idempotency_key, fork.model_dump_json())
+    if once is not None and (earlier := once.earlier_answer(services)) is not None:
+        return _created(earlier, replayed=True)
+    spec = service.forked_spec(job, fork)
+    service.checked(spec, owner_id=caller.owner_id, services=services, session=reading)
+    origin = service.fork_point(writing, job, caller.owner_id, fork.checkpoint)
+    return _created(service.create(writing, spec, owner_id=caller.owner_id, once=once, forked_from=origin))
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    status_code=204,
+    responses=problems(401, 404, 409, 503),
+    summary="Delete a finished job",
+)
+def jobs_delete(job_id: str, caller: CallerDep, session: WriteSession) -> None:
+    """It is gone for its owner at once; its files follow, also across a restart. 409 while it is not finished."""
+    JobRepository(session).request_delete(service.live_job(session, caller.owner_id, job_id))
+
+
+def _queued(session: Session, job: Job) -> Response:
+    if job.state is JobState.QUEUED:
+        wake_after_commit(session, job.id)
+    return _job_response(session, job, status=202)
+
+
+def _job_response(session: Session, job: Job, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    session.flush()
+    jobs = JobRepository(session)
+    out = service.job_out(jobs, job)
+    known: dict[str, Any] = headers or {"ETag": service.etag(job, out.queue_position)}
+    return Response(out.model_dump_json(), status_code=status, headers=known, media_type="application/json")

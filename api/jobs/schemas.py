@@ -1,0 +1,136 @@
+"""What goes in and out of `/v1/jobs`. Output fields have no defaults, so that OpenAPI says they are always there."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from api.schema import In, Out
+from minillm_core.spec import (
+    CorpusSpec,
+    DatasetSpec,
+    EvaluationSpec,
+    ExportSpec,
+    Failure,
+    GuardSpec,
+    JobSpec,
+    Method,
+    ResolvedMiniLLM,
+    ResourceSpec,
+    SchedulingSpec,
+    StudentSpec,
+    TeacherSpec,
+    TrainingSpec,
+    check_metadata,
+)
+
+
+class Progress(Out):
+    step: int
+    total_steps: int | None
+    fraction: float
+    """Share of the whole job that is done, 0 to 1."""
+    tokens_per_second: float | None
+    seconds_left: float | None
+
+
+class JobOut(Out):
+    """A job: what was asked for, where it is, and how it ended."""
+
+    id: str
+    object: Literal["job"]
+    name: str | None
+    state: str
+    """queued, starting, running, pausing, paused, cancelling; then succeeded, failed, cancelled or expired.
+    Treat a state you do not know as one that is not terminal."""
+    phase: str | None
+    """What a running attempt is doing."""
+    desired_state: str
+    """What the user wants: run, pause or cancel."""
+    metadata: dict[str, str]
+    seed: int
+    teacher: TeacherSpec
+    student: StudentSpec
+    dataset: DatasetSpec
+    pretrain_corpus: CorpusSpec | None
+    method: Method
+    training: TrainingSpec
+    guards: GuardSpec
+    resources: ResourceSpec
+    scheduling: SchedulingSpec
+    evaluation: EvaluationSpec
+    export: ExportSpec
+    progress: Progress
+    queue_position: int | None
+    """1 for the job that is claimed next; null unless queued."""
+    metrics: dict[str, float]
+    """Latest value of each metric."""
+    attempt: int
+    failure: Failure | None
+    report: dict[str, Any] | None
+    """The evaluation before and after."""
+    student_model: str | None
+    """Id of the finished student in `/v1/models`."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+class DryRunModel(Out):
+    reference: str
+    parameters: int | None
+    layers: int | None
+    context_length: int | None
+
+
+class DryRunDataset(Out):
+    file: str
+    rows: int
+
+
+class DryRun(Out):
+    """What `POST /v1/jobs?dry_run=true` found; nothing was kept. Null figures are those of hub models not read yet."""
+
+    object: Literal["job.dry_run"]
+    spec: JobSpec
+    method: ResolvedMiniLLM | None
+    """The settings of MiniLLM with its recipe applied; null for other methods."""
+    teacher: DryRunModel
+    student: DryRunModel
+    dataset: DryRunDataset
+
+
+class CancelIn(In):
+    keep: Literal["best", "last", "none"] = "best"
+    """Which checkpoint outlives the job."""
+
+
+class RetryIn(In):
+    start_from: Literal["checkpoint", "start"] = Field("checkpoint", alias="from")
+    """`checkpoint`: the newest that verifies; `start`: from scratch."""
+
+
+class ForkIn(In):
+    checkpoint: str | None = Field(None, pattern=r"^ckpt_[a-z0-9]+$")
+    """Where the new job starts; the newest checkpoint of the job when left out."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the job to change, nested as in `POST /v1/jobs`; null removes one (RFC 7386)."""
+
+
+class JobPatch(In):
+    """Fields left out, or null, stay as they are."""
+
+    name: str | None = Field(None, max_length=200)
+    metadata: dict[str, str] | None = None
+    """Replaces all pairs."""
+    priority: int | None = Field(None, ge=-100, le=100)
+    max_runtime_seconds: int | None = Field(None, ge=1)
+
+    @field_validator("metadata")
+    @classmethod
+    def _small(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        check_metadata(value or {})
+        return value

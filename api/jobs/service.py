@@ -1,0 +1,237 @@
+"""Creates, forks and describes jobs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from api.conditional import strong_tags
+from api.dependencies import Services, wake_after_commit
+from api.disk import require_space
+from api.jobs.checks import Checked, check
+from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
+from api.problems import Conflict, Invalid, NotFound
+from api.validation import validation_problem
+from minillm_core.spec import Failure, JobSpec, MiniLLM
+from store.checkpoints import CheckpointRepository
+from store.idempotency import IdempotencyRepository, Replay
+from store.jobs import JobRepository
+from store.tables import Checkpoint, Job, Model
+
+# What a checkpoint is made of: a fork that changed these could not load it.
+_FIXED_IN_A_FORK = ("teacher", "student")
+
+
+@dataclass(frozen=True)
+class OnceKey:
+    """An Idempotency-Key with what it is scoped to and the content it came with."""
+
+    owner_id: str
+    method: str
+    path: str
+    key: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, owner_id: str, path: str, key: str | None, content: str) -> OnceKey | None:
+        if key is None:
+            return None
+        return cls(owner_id, "POST", path, key, hashlib.sha256(content.encode()).hexdigest())
+
+    def earlier_answer(self, services: Services) -> Replay | None:
+        """What the first request with this key was answered, before anything of this one is checked or done."""
+        with services.database.write() as session:
+            keys = IdempotencyRepository(session)
+            replay = self.begin(session)
+            if replay is None:
+                keys.release(owner_id=self.owner_id, method=self.method, path=self.path, key=self.key)
+            return replay
+
+    def begin(self, session: Session) -> Replay | None:
+        return IdempotencyRepository(session).begin(
+            owner_id=self.owner_id, method=self.method, path=self.path, key=self.key, fingerprint=self.fingerprint
+        )
+
+    def complete(self, session: Session, status: int, body: str) -> None:
+        IdempotencyRepository(session).complete(
+            owner_id=self.owner_id, method=self.method, path=self.path, key=self.key, status=status, body=body
+        )
+
+
+def checked(spec: JobSpec, *, owner_id: str, services: Services, session: Session) -> Checked:
+    """Every check of a new job. Raises Invalid, InsufficientStorage."""
+    services.registry.refresh()
+    found = check(spec, owner_id=owner_id, services=services, session=session)
+    require_space(services.settings)
+    return found
+
+
+def create(
+    session: Session,
+    spec: JobSpec,
+    *,
+    owner_id: str,
+    once: OnceKey | None,
+    forked_from: Checkpoint | None = None,
+) -> Replay:
+    """A queued job and the answer that tells of it, in one transaction; announced once that has committed.
+
+    Of two requests with one Idempotency-Key at the same time the second waits here for the first
+    and gets its answer.
+    """
+    if once is not None and (replay := once.begin(session)) is not None:
+        return replay
+    jobs = JobRepository(session)
+    job = jobs.create(owner_id=owner_id, spec=spec, forked_from=forked_from)
+    session.flush()
+    body = job_out(jobs, job).model_dump_json()
+    if once is not None:
+        once.complete(session, 201, body)
+    wake_after_commit(session, job.id)
+    return Replay(201, body)
+
+
+def dry_run(spec: JobSpec, found: Checked) -> DryRun:
+    student = _dry_model(spec.student.model or "prune_teacher", found.student)
+    pruning = spec.student.prune_teacher
+    if pruning is not None:
+        context = found.teacher.context_length if found.teacher is not None else None
+        student = DryRunModel(reference="prune_teacher", parameters=None, layers=pruning.count, context_length=context)
+    return DryRun(
+        object="job.dry_run",
+        spec=spec,
+        method=spec.method.resolved() if isinstance(spec.method, MiniLLM) else None,
+        teacher=_dry_model(spec.teacher.model, found.teacher),
+        student=student,
+        dataset=DryRunDataset(file=spec.dataset.file, rows=found.dataset_rows),
+    )
+
+
+def _dry_model(reference: str, model: Model | None) -> DryRunModel:
+    return DryRunModel(
+        reference=reference,
+        parameters=model.parameters if model is not None else None,
+        layers=model.layers if model is not None else None,
+        context_length=model.context_length if model is not None else None,
+    )
+
+
+def live_job(session: Session, owner_id: str, job_id: str) -> Job:
+    """The caller's job. Raises store.errors.NotFound; a job being deleted is gone for its owner."""
+    job = JobRepository(session).get(owner_id, job_id)
+    if job.deleting:
+        raise NotFound(f"There is no job {job_id!r}.")
+    return job
+
+
+def fork_point(session: Session, job: Job, owner_id: str, checkpoint_id: str | None) -> Checkpoint:
+    """The checkpoint that a fork begins from. Raises Invalid for another job's, Conflict without any."""
+    checkpoints = CheckpointRepository(session)
+    if checkpoint_id is None:
+        newest = next((row for row in checkpoints.list(job, limit=100).items if row.resumable), None)
+        if newest is None:
+            raise Conflict("This job has no checkpoint to begin from.", code="no_checkpoint")
+        return newest
+    row = checkpoints.get(owner_id, checkpoint_id)
+    if row.job_id != job.id:
+        raise Invalid("This checkpoint is not one of this job.", param="/checkpoint")
+    return row
+
+
+def forked_spec(job: Job, fork: ForkIn) -> JobSpec:
+    """The job's spec with the overrides merged in (RFC 7386). Raises Invalid."""
+    for name in _FIXED_IN_A_FORK:
+        if name in fork.overrides:
+            raise Invalid(
+                f"A fork keeps the {name} of its checkpoint.", code="not_overridable", param=f"/overrides/{name}"
+            )
+    document = _merged(stored_spec(job).model_dump(mode="json"), fork.overrides)
+    try:
+        return JobSpec.model_validate(document)
+    except ValidationError as error:
+        problem = validation_problem([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()], document)
+        for index, fault in enumerate(problem.errors if isinstance(problem, Invalid) else []):
+            problem.errors[index] = type(fault)(fault.code, f"/overrides{fault.param}", fault.detail)
+        problem.param = problem.errors[0].param
+        raise problem from None
+
+
+def _merged(target: Any, patch: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON merge patch (RFC 7386, section 2)."""
+    result = copy.copy(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, dict):
+            result[name] = _merged(result.get(name), value)
+        else:
+            result[name] = value
+    return result
+
+
+def stored_spec(job: Job) -> JobSpec:
+    """The spec with what has been changed since by PATCH."""
+    spec = JobSpec.model_validate_json(job.spec)
+    spec.name = job.name
+    spec.metadata = job.user_metadata
+    spec.scheduling.priority = job.priority
+    spec.scheduling.max_runtime_seconds = job.max_runtime_seconds
+    return spec
+
+
+def etag(job: Job, queue_position: int | None) -> str:
+    """The row's version, and for a queued job its place, which changes without the row."""
+    return f'"{job.version}"' if queue_position is None else f'"{job.version}.{queue_position}"'
+
+
+def is_version(if_match: str, job: Job) -> bool:
+    """Whether an If-Match names the row as it is, wherever in the queue it stood when the ETag was given."""
+    return if_match.strip() == "*" or any(tag.split(".")[0] == str(job.version) for tag in strong_tags(if_match))
+
+
+def job_out(jobs: JobRepository, job: Job) -> JobOut:
+    spec = stored_spec(job)
+    return JobOut(
+        id=job.id,
+        object="job",
+        name=job.name,
+        state=str(job.state),
+        phase=job.phase,
+        desired_state=str(job.desired_state),
+        metadata=job.user_metadata,
+        seed=job.seed,
+        teacher=spec.teacher,
+        student=spec.student,
+        dataset=spec.dataset,
+        pretrain_corpus=spec.pretrain_corpus,
+        method=spec.method,
+        training=spec.training,
+        guards=spec.guards,
+        resources=spec.resources,
+        scheduling=spec.scheduling,
+        evaluation=spec.evaluation,
+        export=spec.export,
+        progress=Progress(
+            step=job.step or 0,
+            total_steps=job.total_steps,
+            fraction=job.fraction,
+            tokens_per_second=job.tokens_per_second,
+            seconds_left=jobs.seconds_left(job),
+        ),
+        queue_position=jobs.queue_position(job),
+        metrics=job.metrics,
+        attempt=job.attempt,
+        failure=Failure.model_validate(job.failure) if job.failure is not None else None,
+        report=job.report,
+        student_model=job.student_model_id,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        updated_at=job.updated_at,
+    )

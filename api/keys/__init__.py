@@ -1,0 +1,1 @@
+"""API keys: `/v1/api_keys`."""

@@ -1,0 +1,66 @@
+"""GET /v1/models: the base models under the models root, and the caller's own students."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from api.auth import CallerDep
+from api.dependencies import ReadSession, ServicesDep
+from api.models.schemas import ModelOut
+from api.openapi import problems
+from api.pagination import After, Before, Limit, Order, Page, cursor_problems, page
+from store.models import ModelRepository
+from store.tables import Model
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/models", responses=problems(401, 422, 503), summary="List models")
+def models_list(
+    caller: CallerDep,
+    services: ServicesDep,
+    session: ReadSession,
+    limit: Limit = 20,
+    after: After = None,
+    before: Before = None,
+    order: Order = "desc",
+    kind: Annotated[Literal["base", "student"] | None, Query()] = None,
+) -> Page[ModelOut]:
+    """Models that a job may name. Folders put under the models root appear here by themselves."""
+    services.registry.refresh()
+    with cursor_problems(after, before):
+        found = ModelRepository(session).list(
+            caller.owner_id, limit=limit, after=after, before=before, order=order, kind=kind
+        )
+    return page(found.items, found.has_more, model_out, lambda model: model.id)
+
+
+@router.get("/models/{model_id}", responses=problems(401, 404, 503), summary="Get a model")
+def models_get(model_id: str, caller: CallerDep, services: ServicesDep, session: ReadSession) -> ModelOut:
+    """By its id, or by its reference such as `path:<folder>`."""
+    services.registry.refresh()
+    return model_out(ModelRepository(session).get(caller.owner_id, model_id))
+
+
+def model_out(model: Model) -> ModelOut:
+    return ModelOut(
+        id=model.id,
+        object="model",
+        reference=model.reference,
+        kind=model.kind,
+        name=model.name,
+        job=model.job_id,
+        revision=model.revision,
+        architecture=model.architecture,
+        causal_lm=model.causal_lm,
+        parameters=model.parameters,
+        layers=model.layers,
+        vocab_size=model.vocab_size,
+        context_length=model.context_length,
+        tokenizer_fingerprint=model.tokenizer_fingerprint,
+        dtype=model.dtype,
+        bytes=model.bytes,
+        created_at=model.created_at,
+    )

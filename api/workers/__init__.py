@@ -1,0 +1,1 @@
+"""Who runs jobs: `/v1/workers`."""
