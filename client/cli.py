@@ -115,7 +115,12 @@ def submit(
         wanted = read_spec(spec)
         ids = {}
         for field, path in local_files(wanted, spec.parent).items():
-            uploaded = client.upload_file(path, purpose=LOCAL_FILES[field])
+            try:
+                uploaded = client.upload_file(path, purpose=LOCAL_FILES[field])
+            except ApiError as error:
+                if error.status < 500:  # the spec's field, not the upload's
+                    raise SpecError(f"{path.name}: {error.detail} ({error.code})", field) from error
+                raise
             say(Console(stderr=True), f"uploaded {path.name} as {uploaded.id}")
             ids[field] = uploaded.id
         job = client.create_job(with_files(wanted, ids))
@@ -306,4 +311,4 @@ def events(job_id: JobId) -> None:
     with _service() as client:
         for event in client.events(job_id):
             when = event.created_at.isoformat(timespec="seconds") if event.created_at else ""
-            say(_console(), f"{when}  {event.level}  {event.type}  {event.message}".replace("\n", " "))
+            say(_console(), f"{when}  {event.level}  {event.code or event.type}  {event.message}".replace("\n", " "))
