@@ -69,7 +69,7 @@ class Columns:
             seen = (self._columns_W < self.count) & (self._columns_W >= self.padding_B1)
             if window is not None:
                 seen &= self._columns_W >= self.count - window
-            bias_BW.fill_(self._lowest).masked_fill_(seen, 0.0)
+            bias_BW[: self.rows].fill_(self._lowest).masked_fill_(seen, 0.0)
 
     def open_step(self) -> int:
         """Let rows see the column that is about to be written; returns the width to attend to."""
