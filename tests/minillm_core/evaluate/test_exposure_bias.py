@@ -112,6 +112,16 @@ class TestCurve:
         assert 0.88 <= covered / 200 <= 0.99
         assert np.mean(widths) == pytest.approx(np.std(errors, ddof=1), rel=0.2)
 
+    def test_the_interval_holds_the_middle_95_percent(self) -> None:
+        # Little noise makes the ratio nearly normal: 1.96 standard errors to either side.
+        random = np.random.default_rng(4)
+        bias = ExposureBias(0.15 + 0.01 * random.standard_normal((200, 1)), np.full((200, 1), 0.1), 200)
+        curve = bias.curve(resamples=20_000)
+        (low,), (high,), (std,), (error,) = curve.low, curve.high, curve.std, curve.error
+        assert low is not None and high is not None and std is not None and error is not None
+        assert (error - low) / std == pytest.approx(1.96, rel=0.05)
+        assert (high - error) / std == pytest.approx(1.96, rel=0.05)
+
     def test_the_interval_is_the_same_every_time(self) -> None:
         bias = from_divergences(STUDENT, TEACHER)
         assert bias.curve() == bias.curve()
