@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import select
 
 from minillm_core.spec import JobSpec
 from store.blobs import LocalBlobs
@@ -21,7 +22,7 @@ from store.ids import new_id
 from store.jobs import JobRepository
 from store.leases import claim
 from store.settings import Settings
-from store.tables import Job
+from store.tables import Attempt, Job
 from store.vocabulary import JobState
 from tests.worker.fake_launcher import FakeLauncher
 from worker.guardian import boot_time
@@ -50,8 +51,8 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
         data_dir=tmp_path,
         database_url=database_url,
         broker_url="redis://127.0.0.1:1/0",
-        lease_seconds=2.0,
-        heartbeat_seconds=0.3,
+        lease_seconds=1.5,
+        heartbeat_seconds=0.2,
         poll_seconds=0.2,
         sweep_seconds=0.2,
         stop_grace_seconds=3.0,
@@ -144,10 +145,6 @@ def service(database: Database, settings: Settings) -> Iterator[Service]:
     service = Service(database, settings)
     yield service
     with database.read() as session:
-        from sqlalchemy import select
-
-        from store.tables import Attempt
-
         ids = list(session.scalars(select(Attempt.id)))
     for attempt_id in attempt_processes(ids):
         assert kill_attempt(attempt_id) == []
@@ -167,9 +164,14 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @pytest.fixture
-def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts a program; whatever it left is killed at the end, by what its environment carries."""
-    mark = new_id("evt")
+def mark() -> str:
+    """What the environment of this test's programs carries, to find what they leave."""
+    return new_id("evt")
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path, mark: str) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a program; whatever it left is killed at the end."""
     programs: list[subprocess.Popen[bytes]] = []
 
     def starter(*command: str, **changes: str) -> subprocess.Popen[bytes]:

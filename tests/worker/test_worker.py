@@ -1,0 +1,113 @@
+"""The worker as a program: it needs no broker, hands back its job on SIGTERM, and may be killed at any moment."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import select
+
+from store.broker import make_celery, wake
+from store.sweep import sweep_with
+from store.tables import Checkpoint, Worker
+from store.vocabulary import AttemptState, JobState
+from tests.worker.conftest import Service, wait_until
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+WORKER = str(Path(__file__).with_name("fake_launcher.py"))
+
+
+def test_the_room_never_imports_torch() -> None:
+    code = (
+        "import sys, worker.__main__, worker.sweeper, worker.hints, worker.embedded\n"
+        "assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_without_a_broker_jobs_run_and_sigterm_gives_the_running_one_back(
+    service: Service, start: Start, mark: str
+) -> None:
+    done = service.submit(steps="2")
+    worker = start(WORKER)
+    wait_until(lambda: service.state(done) is JobState.SUCCEEDED, 30)
+    long = service.submit(steps="1000", delay="0.05")
+    wait_until(lambda: service.steps(long))
+    worker.terminate()
+    assert worker.wait(10) == 0
+    job = service.job(long)
+    assert (job.state, job.retries) == (JobState.QUEUED, 0)
+    (attempt,) = service.attempts(long)
+    assert (attempt.state, attempt.exit_code) == (AttemptState.STOPPED, 75)
+    with service.database.read() as session:
+        steps = session.scalars(select(Checkpoint.step).where(Checkpoint.job_id == long)).all()
+        assert session.scalars(select(Worker)).one().stopped_at is not None
+    assert max(steps) == job.furthest_fraction * 1000
+    assert not _left(mark)
+
+
+def test_sleep_and_sudden_death_leave_no_trainer_and_no_lost_job(service: Service, start: Start, mark: str) -> None:
+    job_id = service.submit(mode="stubborn", steps="1000", delay="0.05")
+    worker = start(WORKER)
+    wait_until(lambda: service.steps(job_id) and service.processes(job_id) == 5, 30)
+
+    # Asleep beyond its lease: the trainer is dead by the time that anybody else may claim the job.
+    worker.send_signal(signal.SIGSTOP)
+    wait_until(lambda: _swept(service, job_id) is JobState.QUEUED)
+    assert service.processes(job_id) == 0
+    (first,) = service.attempts(job_id)
+    worker.send_signal(signal.SIGCONT)
+
+    # Awake again it writes nothing for the old attempt, and takes the job anew.
+    wait_until(lambda: len(service.attempts(job_id)) == 2 and service.processes(job_id) == 5, 10)
+    again = service.attempts(job_id)[0]
+    assert (again.state, again.ended_at, again.recorded_seq) == (AttemptState.LOST, first.ended_at, first.recorded_seq)
+
+    worker.kill()
+    wait_until(lambda: service.processes(job_id) == 0, 3)
+    assert service.state(job_id) in (JobState.STARTING, JobState.RUNNING)
+    wait_until(lambda: _swept(service, job_id) is JobState.QUEUED)
+    wait_until(lambda: not _left(mark), 5)
+
+
+def test_a_message_is_a_wake_up(service: Service, start: Start, request: pytest.FixtureRequest) -> None:
+    if service.database.dialect != "sqlite":
+        pytest.skip("the way of a message does not depend on the database")
+    broker_url = request.getfixturevalue("valkey_url")
+    celery = make_celery(service.settings.model_copy(update={"broker_url": broker_url}))
+    start(WORKER, MINILLM_BROKER_URL=broker_url, MINILLM_POLL_SECONDS="600")
+    # Nothing but the message can start it; one sent for no job at all does no harm.
+    assert wake(celery, "no job; rm -rf /")
+    job_id = service.submit(steps="2")
+    assert wake(celery, job_id)
+    wait_until(lambda: service.state(job_id) is JobState.SUCCEEDED, 30)
+    again = service.submit(steps="2")
+    sent = time.monotonic()
+    assert wake(celery, again)
+    wait_until(lambda: service.state(again) is not JobState.QUEUED)
+    assert time.monotonic() - sent < 2.0
+    celery.close()
+
+
+def _swept(service: Service, job_id: str) -> JobState:
+    with service.database.write() as session:
+        sweep_with(session, service.settings)
+    return service.state(job_id)
+
+
+def _left(mark: str) -> list[int]:
+    """Living processes that carry the mark of this test's programs."""
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MINILLM_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return left
