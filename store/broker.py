@@ -38,7 +38,7 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_timeout=2,
         broker_transport_options={
             "socket_connect_timeout": 2,
-            "socket_timeout": 5,
+            "socket_timeout": 3,
             "socket_keepalive": True,
             "max_retries": 1,
             "interval_start": 0,

