@@ -137,6 +137,7 @@ def test_a_model_that_came_from_gguf(tmp_path: Path) -> None:
     model = load_causal_lm(source, torch.float32)
     model.config.quantization_config = {"quant_method": "gguf", "gguf_file": "x.gguf"}
     exported = export(tmp_path / "student", model, source)
+    assert "quantization_config" not in json.loads((exported.path / "config.json").read_text())
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(exported.path)), logits(model))
 
 

@@ -95,13 +95,13 @@ def test_equal_models_have_none(kind, dtype):
     assert torch.autograd.grad(got.sum(), student)[0].abs().max().item() < 1e-7
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     kind=st.sampled_from(KINDS),
     width=st.integers(2, 40),
     scale=st.floats(0.01, 60),
     seed=st.integers(0, 2**31),
-    beta=st.floats(0.05, 0.95),
+    beta=st.floats(0.01, 0.99),
     alpha=st.floats(0.0, 1.0),
 )
 def test_never_negative_finite_and_shift_free(kind, width, scale, seed, beta, alpha):
