@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 KINDS = ("forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "adaptive_kl", "tvd")
 
-# exp of the log ratio stays finite in float32; where p / q is larger, q weighs nothing.
+# exp of the log ratio stays finite in float32; where p / q is beyond it, the smaller weighs nothing.
 _LARGEST_LOG_RATIO = 80.0
 # The head of a trained model's distribution nearly always lies within so many tokens.
 _LIKELY_HEAD = 256
@@ -130,8 +130,12 @@ def value_and_gradient(
             "skew_forward_kl": settings.alpha,
             "skew_reverse_kl": 1.0 - settings.alpha,
         }[kind]
-        torch.sub(b, a, out=a).clamp_max_(_LARGEST_LOG_RATIO)
-        torch.expm1(a, out=x).mul_(share_p).log1p_()
+        torch.sub(b, a, out=a).clamp_(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
+        if share_p <= 0.5:
+            torch.expm1(a, out=x).mul_(share_p).log1p_()
+        else:
+            # The same from the other side, log(p / q) + log(m / p): near share 1 the first form cancels.
+            torch.neg(a, out=x).expm1_().mul_(1.0 - share_p).log1p_().add_(a)
         if kind == "skew_reverse_kl":
             value = dot(q, x, b).neg_()
             if gradient:

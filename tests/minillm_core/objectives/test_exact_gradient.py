@@ -1,0 +1,117 @@
+"""The MiniLLM gradient against the gradient of the sequence-level reverse KL, every response listed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# Test folders are no packages, so what two files share is loaded by its path.
+_SPEC = importlib.util.spec_from_file_location("enumeration", Path(__file__).with_name("enumeration.py"))
+enumeration = importlib.util.module_from_spec(_SPEC)
+sys.modules[_SPEC.name] = enumeration
+_SPEC.loader.exec_module(enumeration)
+World = enumeration.World
+
+ALL = slice(None)
+
+
+def relative(got, expected):
+    return ((got - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize(("vocab", "length", "seed"), [(2, 1, 0), (3, 3, 0), (3, 4, 1), (4, 3, 2)])
+def test_on_policy_gradient_is_exact(vocab, length, seed):
+    world = World(vocab, length, seed=seed)
+    ones = torch.ones_like(world.student_logp_ST)
+    assert world.probability(0.0).sum().item() == pytest.approx(1.0)
+    got = world.gradient(ALL, world.probability(0.0), long_weights_ST=ones, single_weights_ST=ones)
+    torch.testing.assert_close(got, world.exact_gradient(), rtol=1e-10, atol=1e-12)
+
+
+def test_neither_part_alone_is_the_gradient():
+    world = World()
+    ones = torch.ones_like(world.student_logp_ST)
+    q = world.probability(0.0)
+    for options in ({"long_part": False}, {"single_step": False}):
+        got = world.gradient(ALL, q, long_weights_ST=ones, single_weights_ST=ones, **options)
+        assert relative(got, world.exact_gradient()) > 0.05
+
+
+def test_starting_at_the_current_token_counts_its_reward_twice():
+    """The reference code's sum from t estimates by sampling what the single-step part gives exactly."""
+    world = World()
+    ones = torch.ones_like(world.student_logp_ST)
+    q = world.probability(0.0)
+    exact = world.exact_gradient()
+    long = world.gradient(ALL, q, long_weights_ST=ones, single_weights_ST=ones, start="current", single_step=False)
+    torch.testing.assert_close(long, exact, rtol=1e-10, atol=1e-12)
+    single = world.gradient(ALL, q, long_weights_ST=ones, single_weights_ST=ones, long_part=False)
+    both = world.gradient(ALL, q, long_weights_ST=ones, single_weights_ST=ones, start="current")
+    torch.testing.assert_close(both, exact + single, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_exact_weights_are_unbiased(alpha, seed):
+    world = World(3, 4, seed=seed)
+    mixed = world.probability(alpha)
+    assert mixed.sum().item() == pytest.approx(1.0)
+    step_ST = world.step_weights(alpha)
+    product_ST, ones = step_ST.cumprod(1), torch.ones_like(step_ST)
+    exact = world.exact_gradient()
+    # The reward at t' was reached through every token up to t', so that is where its product ends.
+    got = world.gradient(ALL, mixed, long_weights_ST=ones, single_weights_ST=product_ST, reward_weights_ST=product_ST)
+    torch.testing.assert_close(got, exact, rtol=1e-9, atol=1e-11)
+    # The single-step part is a sum over the vocabulary already: the product over the prefix alone serves as well.
+    got = world.gradient(
+        ALL, mixed, long_weights_ST=ones, single_weights_ST=product_ST / step_ST, reward_weights_ST=product_ST
+    )
+    torch.testing.assert_close(got, exact, rtol=1e-9, atol=1e-11)
+
+
+def test_product_up_to_the_token_leaves_the_rewards_after_it_uncorrected():
+    """The paper's weight of equation 5 ends at t, while R_{t+1} is still summed under the mixture."""
+    world = World(3, 4)
+    product_ST = world.step_weights(0.2).cumprod(1)
+    got = world.gradient(ALL, world.probability(0.2), long_weights_ST=product_ST, single_weights_ST=product_ST)
+    assert relative(got, world.exact_gradient()) > 0.05
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.5])
+def test_single_step_weight_on_the_single_step_part_changes_no_expectation(alpha):
+    """E[w_t | prefix] = 1: the paper's weighted and the reference's unweighted single-step part agree on average."""
+    world = World(3, 4)
+    mixed, step_ST = world.probability(alpha), world.step_weights(alpha)
+    ones = torch.ones_like(step_ST)
+    weighted = world.gradient(ALL, mixed, long_weights_ST=step_ST, single_weights_ST=step_ST)
+    unweighted = world.gradient(ALL, mixed, long_weights_ST=step_ST, single_weights_ST=ones)
+    torch.testing.assert_close(weighted, unweighted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("alpha", "bias", "cosine"), [(0.1, 0.057, 0.997), (0.2, 0.113, 0.985), (0.5, 0.273, 0.887)])
+def test_bias_of_the_single_step_approximation(alpha, bias, cosine):
+    """The last factor instead of the product: the figures of docs/algorithm.md, mean and worst of eight worlds."""
+    biases, cosines = [], []
+    for seed in range(8):
+        world = World(3, 3, spread=0.5, seed=seed)
+        step_ST = world.step_weights(alpha)
+        got = world.gradient(ALL, world.probability(alpha), long_weights_ST=step_ST, single_weights_ST=step_ST)
+        exact = world.exact_gradient()
+        biases.append(relative(got, exact))
+        cosines.append(torch.cosine_similarity(got, exact, dim=0).item())
+    assert sum(biases) / 8 == pytest.approx(bias, abs=0.001)
+    assert min(cosines) == pytest.approx(cosine, abs=0.001)
+
+
+def test_student_equal_to_teacher_has_no_gradient():
+    world = World()
+    world.teacher = world.student
+    world.teacher_logp_ST = world.student_logp_ST
+    weights_ST = world.step_weights(0.2)
+    assert torch.equal(weights_ST, torch.ones_like(weights_ST))
+    got = world.gradient(ALL, world.probability(0.2), long_weights_ST=weights_ST, single_weights_ST=weights_ST)
+    assert got.abs().max().item() < 1e-15
