@@ -46,6 +46,8 @@ class Doorbell:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        # Whoever it is letting in must be in the queue before that is emptied.
+        self._thread.join(_READ_SECONDS)
         self.answer()
         while not self._rings.empty():
             ring = self._rings.get()

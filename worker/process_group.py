@@ -47,7 +47,16 @@ _PASSED_ON = frozenset(
             "CC",
             "CXX",
         ),
-        *("CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "OMP_NUM_THREADS", "XDG_CACHE_HOME"),
+        *(
+            "CUDA_VISIBLE_DEVICES",
+            "CUDA_DEVICE_ORDER",
+            "HIP_VISIBLE_DEVICES",
+            "CUDA_HOME",
+            "NVIDIA_VISIBLE_DEVICES",
+            "NVIDIA_DRIVER_CAPABILITIES",
+            "OMP_NUM_THREADS",
+            "XDG_CACHE_HOME",
+        ),
         *("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "TORCH_HOME", "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR"),
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     }

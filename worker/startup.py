@@ -18,6 +18,7 @@ SCHEMA_SECONDS = 60.0
 
 def configure_logging(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def wait_for_schema(database: Database, seconds: float = SCHEMA_SECONDS) -> bool:

@@ -152,6 +152,7 @@ class Supervisor:
             return _infrastructure("launch_failed", f"The trainer cannot be started: {error.strerror}")
         try:
             self._lease.follow(group.extend)
+            self._watchdog.restart()
             self._note_process(group)
             status = self._supervise(group)
         finally:

@@ -1,0 +1,108 @@
+"""The thread that renews a lease."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from store.leases import Claim, claim
+from store.tables import Job
+from store.vocabulary import DesiredState
+from tests.worker.conftest import Service, wait_until
+from worker.guardian import boot_time
+from worker.lease_keeper import LeaseKeeper, safety_margin
+
+
+def _keeper(service: Service, lease_seconds: float = 1.0) -> tuple[Claim, LeaseKeeper, threading.Event]:
+    service.submit()
+    changed = threading.Event()
+    claimed_at = boot_time()
+    with service.database.write() as session:
+        claimed = claim(session, "wrk_tests", "tests", 1, lease_seconds)
+    assert claimed is not None
+    keeper = LeaseKeeper(
+        service.database,
+        claimed,
+        lease_seconds=lease_seconds,
+        heartbeat_seconds=0.05,
+        claimed_at=claimed_at,
+        changed=changed,
+    )
+    return claimed, keeper, changed
+
+
+def test_renews_and_tells_the_new_deadline(service: Service) -> None:
+    claimed, keeper, _ = _keeper(service)
+    told: list[float] = []
+    first = keeper.deadline
+    with keeper:
+        keeper.follow(told.append)
+        wait_until(lambda: len(told) > 3)
+    assert told == sorted(told) and told[-1] > first
+    assert not keeper.overdue
+    with service.database.read() as session:
+        job = session.get_one(Job, claimed.job_id)
+        now = service.database.now(session)
+        assert job.lease_expires_at is not None
+        # The trainer must be dead before the database would give the job to another.
+        assert keeper.deadline - boot_time() <= (job.lease_expires_at - now).total_seconds()
+
+
+def test_what_the_user_wants_is_news(service: Service) -> None:
+    claimed, keeper, changed = _keeper(service)
+    with keeper:
+        wait_until(lambda: keeper.desired is not None)
+        changed.clear()
+        service.do(claimed.job_id, "request_cancel")
+        assert changed.wait(5.0)
+        assert keeper.desired is not None and keeper.desired.state is DesiredState.CANCEL
+
+
+def test_a_passed_fence_puts_the_deadline_in_the_past(service: Service) -> None:
+    claimed, keeper, changed = _keeper(service)
+    told: list[float] = []
+    with keeper:
+        keeper.follow(told.append)
+        with service.database.write() as session:
+            session.get_one(Job, claimed.job_id).fence += 1
+        wait_until(lambda: keeper.stale)
+        wait_until(lambda: told[-1] < 0)
+        assert changed.is_set()
+
+
+def test_an_outage_shorter_than_the_lease_is_borne(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, keeper, _ = _keeper(service, 5.0)
+    refused = threading.Event()
+
+    def away() -> Any:
+        refused.set()
+        raise OperationalError("", {}, Exception("away"))
+
+    with keeper:
+        wait_until(lambda: keeper.desired is not None)
+        with monkeypatch.context() as outage:
+            outage.setattr(service.database, "write", away)
+            assert refused.wait(5.0)
+            before = keeper.deadline
+            assert not keeper.stale
+        wait_until(lambda: keeper.deadline > before)
+
+
+def test_an_outage_longer_than_the_lease_is_overdue(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, keeper, _ = _keeper(service, 0.3)
+
+    def away() -> Any:
+        raise OperationalError("", {}, Exception("away"))
+
+    monkeypatch.setattr(service.database, "write", away)
+    with keeper:
+        wait_until(lambda: keeper.overdue)
+    assert not keeper.stale
+
+
+def test_the_margin_is_within_the_lease() -> None:
+    assert safety_margin(30.0, 5.0) == 5.0
+    assert safety_margin(1.0, 0.5) == 0.25
