@@ -11,6 +11,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 TEST_PROCESSES ?= 2
+# More for pytest: make test ARGS=tests/store
+ARGS ?=
 
 .PHONY: help setup demo test test-slow lint format clean
 
@@ -39,10 +41,10 @@ demo: setup  ## Distil a real teacher from start to end and print what came out
 	$(BIN)/minillm demo
 
 test: setup  ## Every test but the slow ones; needs no service running
-	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile
+	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 test-slow: setup  ## The tests on the real teacher
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $(ARGS)
 
 lint: setup  ## Style, types and the arrows between the rooms
 	$(BIN)/ruff check .
