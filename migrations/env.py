@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from store.columns import UtcDateTime, Word
+from store.columns import Key, UtcDateTime, Word
 from store.database import Database
 from store.settings import get_settings
 from store.tables import Base
@@ -17,6 +17,8 @@ def render_item(kind: str, item: object, _autogen: object) -> str | bool:
         return "sa.DateTime(timezone=True)"
     if kind == "type" and isinstance(item, Word):
         return "sa.String(length=32)"
+    if kind == "type" and isinstance(item, Key):
+        return f"sa.String(length={item.impl_instance.length})"
     return False
 
 

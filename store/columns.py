@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import re
 from typing import Any, TypeVar
 
 from sqlalchemy import JSON, DateTime, Dialect, String
 from sqlalchemy.types import TypeDecorator
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 E = TypeVar("E", bound=enum.StrEnum)
 
@@ -36,6 +39,16 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+class Key(TypeDecorator[str]):
+    """Text that rows are found by. What no database can hold (NUL, lone surrogates) finds nothing, without an error."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else _UNSTORABLE.sub("\ufffd", value)
 
 
 class Word(TypeDecorator[E]):

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import JobSpec
@@ -16,7 +16,7 @@ from store.errors import Conflict, NotFound
 from store.ids import new_id
 from store.outcomes import cancel_finally, resume_if_wanted
 from store.paging import Order, Page, page
-from store.printable import printable
+from store.printable import printable, printable_data
 from store.states import add_event, allowed, apply, lock
 from store.tables import Attempt, Checkpoint, Job, Model
 from store.vocabulary import TERMINAL, Cause, DesiredState, JobState, Keep, RetryFrom
@@ -52,9 +52,9 @@ class JobRepository:
         job = Job(
             id=new_id("job"),
             owner_id=owner_id,
-            name=spec.name,
+            name=printable(spec.name) if spec.name is not None else None,
             spec=spec_json if spec_json is not None else spec.model_dump_json(),
-            user_metadata=dict(spec.metadata),
+            user_metadata=printable_data(spec.metadata),
             seed=spec.seed,
             state=JobState.QUEUED,
             desired_state=DesiredState.RUN,
@@ -112,7 +112,7 @@ class JobRepository:
         if states:
             statement = statement.where(Job.state.in_(states))
         for name, value in (metadata or {}).items():
-            statement = statement.where(self._metadata_is(name, value))
+            statement = statement.where(self._metadata_is(printable(name), printable(value)))
         if created_after is not None:
             statement = statement.where(Job.created_at > created_after)
         if created_before is not None:
@@ -222,11 +222,16 @@ class JobRepository:
     def retry(self, job: Job, start: RetryFrom = RetryFrom.CHECKPOINT) -> Job:
         """Queue a failed or expired job again, with its retries and its time limit counted anew.
 
-        Raises Conflict(`not_retryable`) in any other state, and while it is being deleted.
+        Raises Conflict(`not_retryable`) in any other state, and while it is being deleted, and
+        Conflict(`checkpoint_gone`) where the checkpoint that it was forked from is no more.
         """
         job = self._lock(job)
         if not allowed(job.state, Cause.RETRY) or job.deleting:
             raise Conflict("not_retryable", f"only a failed or expired job can be retried; this one is {job.state}")
+        if job.forked_from is not None:
+            origin = self.session.get(Checkpoint, job.forked_from)
+            if origin is None or origin.deleting:
+                raise Conflict("checkpoint_gone", f"the checkpoint {job.forked_from} that it begins from was deleted")
         if start is RetryFrom.START:
             job.resume_after_attempt = job.attempt
             job.fraction = job.furthest_fraction = 0.0
@@ -257,7 +262,7 @@ class JobRepository:
         if name is not None:
             job.name = printable(name)
         if metadata is not None:
-            job.user_metadata = dict(metadata)
+            job.user_metadata = printable_data(dict(metadata))
         if priority is not None:
             job.priority = priority
         if max_runtime_seconds is not None:
@@ -292,9 +297,13 @@ class JobRepository:
 
     def mark_dispatched(self, job_id: str) -> None:
         """Note that a wake-up for the queued job has gone out, so that the next sweep need not send one."""
-        job = self.session.get(Job, job_id)
-        if job is not None and job.state is JobState.QUEUED:
-            job.dispatched_at = database_now(self.session)
+        # Not through the ORM: nothing that a client sees changes, so the version stays.
+        self.session.execute(
+            update(Job)
+            .where(Job.id == job_id, Job.state == JobState.QUEUED)
+            .values(dispatched_at=database_now(self.session))
+            .execution_options(synchronize_session=False)
+        )
 
     def purge(self, job_id: str) -> None:
         """Remove the rows of a job marked for deletion, once its folders are gone. Again is no error."""

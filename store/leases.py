@@ -114,7 +114,11 @@ def claim(
     job.lease_expires_at = now + dt.timedelta(seconds=lease_seconds)
     job.not_before = None
     job.dispatched_at = None
-    job.step = job.total_steps = None
+    # What the last attempt left unfinished is not this one's: its failure stays in its own row.
+    job.step = job.total_steps = job.seconds_left = None
+    job.failure = job.report = None
+    job.student_path = job.student_manifest_sha256 = job.student_bytes = None
+    job.student_parameters = job.teacher_parameters = None
     job.started_at = job.started_at or now
     if job.deadline_at is None and job.max_runtime_seconds is not None:
         job.deadline_at = now + dt.timedelta(seconds=job.max_runtime_seconds)

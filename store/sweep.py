@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, delete, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import Failure, FailureCategory
@@ -169,9 +169,13 @@ def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[st
         or_(Job.dispatched_at.is_(None), Job.dispatched_at <= silent),
     )
     jobs = _due(session, due)
-    for job in jobs:
-        job.dispatched_at = now
-    session.flush()
+    # Not through the ORM: nothing that a client sees changes, so the versions stay.
+    session.execute(
+        update(Job)
+        .where(Job.id.in_([job.id for job in jobs]))
+        .values(dispatched_at=now)
+        .execution_options(synchronize_session=False)
+    )
     return [job.id for job in sorted(jobs, key=lambda job: (-job.priority, job.created_at, job.id))]
 
 
@@ -181,7 +185,7 @@ def _collect_deletions(session: Session, now: dt.datetime, done: Sweep) -> None:
         file.deleting = True
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at <= now))
     session.flush()
-    done.delete_jobs = [job.id for job in _limited(session, select(Job).where(Job.deleting.is_(True)))]
+    done.delete_jobs = _limited(session, select(Job.id).where(Job.deleting.is_(True)))
     doomed = (
         select(Checkpoint)
         .join(Job, Job.id == Checkpoint.job_id)
@@ -190,7 +194,7 @@ def _collect_deletions(session: Session, now: dt.datetime, done: Sweep) -> None:
     done.delete_checkpoints = [
         DoomedCheckpoint(row.id, row.job_id, row.attempt, row.path) for row in _limited(session, doomed)
     ]
-    done.delete_files = [file.id for file in _limited(session, select(File).where(File.deleting.is_(True)))]
+    done.delete_files = _limited(session, select(File.id).where(File.deleting.is_(True)))
 
 
 def _limited(session: Session, statement: Select[_Row]) -> list[_Row]:

@@ -12,10 +12,10 @@ from typing import Any
 from sqlalchemy import BigInteger, Float, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from store.columns import Json, UtcDateTime, Word
+from store.columns import Json, Key, UtcDateTime, Word
 from store.vocabulary import AttemptState, DesiredState, JobState, Keep
 
-Id = String(40)
+Id = Key(40)
 
 
 class Base(DeclarativeBase):
@@ -106,7 +106,7 @@ class Job(Base):
     """The latest value of each metric."""
 
     failure: Mapped[dict[str, Any] | None]
-    """A :class:`minillm_core.spec.Failure`; also set while a failed attempt waits for its retry."""
+    """A :class:`minillm_core.spec.Failure`; also set while the job waits for a retry, until the next claim."""
     report: Mapped[dict[str, Any] | None]
     student_model_id: Mapped[str | None] = mapped_column(Id)
     student_path: Mapped[str | None]
@@ -142,7 +142,7 @@ class Attempt(Base):
     __tablename__ = "attempts"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"))
     number: Mapped[int]
     fence: Mapped[int]
     state: Mapped[AttemptState]
@@ -180,7 +180,7 @@ class Event(Base):
 
     __tablename__ = "events"
 
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(Id, unique=True)
     type: Mapped[str] = mapped_column(String(32))
@@ -199,7 +199,7 @@ class MetricPoint(Base):
 
     __tablename__ = "metric_points"
 
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     """Sequence number of the trainer event."""
@@ -215,7 +215,7 @@ class Checkpoint(Base):
     __tablename__ = "checkpoints"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"))
     attempt: Mapped[int]
     phase: Mapped[str] = mapped_column(String(32))
     step: Mapped[int]
@@ -261,7 +261,7 @@ class Model(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     owner_id: Mapped[str | None] = mapped_column(Id)
     """None: everyone may use it."""
-    reference: Mapped[str] = mapped_column(Text, unique=True)
+    reference: Mapped[str] = mapped_column(Key(500), unique=True)
     """How a spec names it: `path:<name>` or `model_...`."""
     kind: Mapped[str] = mapped_column(String(16))
     """`base` or `student`."""
@@ -309,8 +309,8 @@ class IdempotencyKey(Base):
 
     owner_id: Mapped[str] = mapped_column(Id, primary_key=True)
     method: Mapped[str] = mapped_column(String(16), primary_key=True)
-    path: Mapped[str] = mapped_column(String(500), primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    path: Mapped[str] = mapped_column(Key(500), primary_key=True)
+    key: Mapped[str] = mapped_column(Key(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
     status: Mapped[int | None]
     """HTTP status of the answer; None while the first request is at work."""

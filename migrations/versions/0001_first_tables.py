@@ -120,7 +120,7 @@ def upgrade() -> None:
         "models",
         sa.Column("id", sa.String(length=40), nullable=False),
         sa.Column("owner_id", sa.String(length=40), nullable=True),
-        sa.Column("reference", sa.Text(), nullable=False),
+        sa.Column("reference", sa.String(length=500), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),

@@ -230,5 +230,6 @@ def test_invariants(database: Database) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_invariants_for_long(database: Database) -> None:
-    _run(database, 400)
+    _run(database, 200)

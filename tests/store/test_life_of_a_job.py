@@ -380,7 +380,11 @@ class TestSweep:
             assert sweep(session).wake == [high, low]
         with database.write() as session:
             assert sweep(session).wake == []
+        before = scenes.row(database, low)
         assert later(database, low, 16).wake == [low]
+        with database.write() as session:
+            JobRepository(session).mark_dispatched(low)
+        assert scenes.row(database, low).version == before.version
 
 
 class TestWishes:
@@ -500,6 +504,19 @@ class TestWishes:
                 JobRepository(session).get(OWNER, job_id)
             assert ModelRepository(session).list(OWNER).items == []
 
+    def test_retry_of_a_fork_whose_origin_is_gone(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1))
+        end(database, taken, scenes.failure("system"))
+        with database.write() as session:
+            (origin,) = CheckpointRepository(session).list(row(database, job_id)).items
+            fork = JobRepository(session).create(owner_id=OWNER, spec=scenes.make_spec(), forked_from=origin).id
+        end(database, take(database, fork), scenes.failure("system"))
+        with database.write() as session:
+            CheckpointRepository(session).request_delete(CheckpointRepository(session).get(OWNER, origin.id))
+        with pytest.raises(Conflict, match="was deleted"):
+            ask(database, fork, "retry")
+
     def test_only_finished_jobs_are_deleted(self, database: Database) -> None:
         job_id, _ = running(database)
         with pytest.raises(Conflict, match="cancel it"):
@@ -559,3 +576,21 @@ class TestLists:
             assert [job.id for job in page.items] == [ids[1], ids[3]]
             assert repository.list(OWNER, states=[S.FAILED]).items == []
             assert repository.list(OWNER, metadata={"n": "1'\"; --"}).items == []
+
+
+class TestHostileText:
+    def test_ids_that_no_database_can_hold_find_nothing(self, database: Database) -> None:
+        make_job(database)
+        with database.read() as session:
+            for name in ("\x00", "job_\ud800"):
+                with pytest.raises(NotFound):
+                    JobRepository(session).get(OWNER, name)
+                with pytest.raises(NotFound):
+                    ModelRepository(session).get(OWNER, name)
+
+    def test_control_characters_in_names_and_metadata(self, database: Database) -> None:
+        make_job(database, name="a\x00b", metadata={"k\x00": "v\x1b[1m"})
+        with database.read() as session:
+            (job,) = JobRepository(session).list(OWNER, metadata={"k": "v"}).items
+            assert (job.name, job.user_metadata) == ("ab", {"k": "v"})
+            assert len(JobRepository(session).list(OWNER, metadata={"k\x00": "v"}).items) == 1
