@@ -1,0 +1,215 @@
+"""Whole runs on tiny models: every method, resume, ranks, and how a run ends badly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from minillm_core.errors import UserError
+from minillm_core.manifests import verify_folder
+from minillm_core.spec import RunContext, parse_event
+from minillm_core.train.stop import Stopped
+from tests.minillm_core.tiny_runs import losses, of_type, run_here, run_program, write_run
+
+METHODS = {
+    "sft": {"type": "sft"},
+    "kd": {"type": "kd"},
+    "kd_skew": {"type": "kd", "divergence": "skew_reverse_kl", "kd_ratio": 1.0},
+    "seqkd": {"type": "seqkd", "kd_ratio": 0.5},
+    "gkd": {"type": "gkd", "on_policy_fraction": 0.5},
+    "minillm": {"type": "minillm", "rollouts_per_round": 16, "inner_epochs": 2},
+    "minillm_paper": {"type": "minillm", "recipe": "paper", "rollouts_per_round": 16},
+    "minillm_reference": {"type": "minillm", "recipe": "reference", "rollouts_per_round": 16},
+}
+
+
+def weights(folder):
+    return load_file(folder / "student" / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_ends_with_a_student(tmp_path, name):
+    found = run_here(write_run(tmp_path, method=METHODS[name]))
+    for line in (tmp_path / "events.jsonl").read_bytes().splitlines():
+        parse_event(line)
+    assert len(losses(found)) == 6
+    assert verify_folder(tmp_path / "student").kind == "student"
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    assert model.config.num_hidden_layers == 2
+    student = of_type(found, "student")[0]
+    manifest = (tmp_path / "student" / "manifest.json").read_bytes()
+    assert student["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
+    assert student["parameters"] < student["teacher_parameters"]
+    assert {"before", "after", "teacher", "samples", "steps"} <= student["report"].keys()
+    assert student["report"]["steps"] == 6
+    progress = of_type(found, "progress")
+    assert progress[-1]["fraction"] == pytest.approx(1.0)
+    assert [event["fraction"] for event in progress] == sorted(event["fraction"] for event in progress)
+
+
+def test_same_seed_same_student(tmp_path):
+    for name in ("a", "b"):
+        run_here(write_run(tmp_path / name))
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_corpus_loss_is_added(tmp_path):
+    folder = write_run(tmp_path, pretrain_corpus={"file": "path:corpus.txt"}, training={"max_steps": 2})
+    text = "The baker repairs the lantern before sunrise. " * 400
+    (folder / "corpus.txt").write_text(text)
+    found = run_here(folder)
+    corpus, total = losses(found, "corpus_loss"), losses(found)
+    assert len(corpus) == 2 and all(3.0 < value < 12.0 for value in corpus)
+    rest = [losses(found, name) for name in ("long_loss", "single_step_loss")]
+    for step in range(2):
+        assert total[step] == pytest.approx(corpus[step] + rest[0][step] + rest[1][step], rel=1e-4)
+
+
+def test_lora_student_is_merged_and_only_the_adapter_moves(tmp_path):
+    # Chosen by validation loss, which falls: the best weights are not those of the start.
+    sft = {"max_steps": 4, "rows_per_step": 8, "learning_rate": 1e-2, "eval_every": 2}
+    student = {"prune_teacher": {"layers": 2}, "lora": {"rank": 4}}
+    run_here(write_run(tmp_path, student=student, training={"student_sft": sft, "max_steps": 2}))
+    state = weights(tmp_path)
+    assert not any("lora" in name for name in state)
+    teacher = load_file(tmp_path / "teacher" / "model.safetensors")
+    assert torch.equal(state["model.embed_tokens.weight"], teacher["model.embed_tokens.weight"])
+    assert not torch.equal(
+        state["model.layers.0.self_attn.q_proj.weight"], teacher["model.layers.0.self_attn.q_proj.weight"]
+    )
+
+
+def test_bfloat16_and_activation_checkpointing(tmp_path):
+    found = run_here(write_run(tmp_path, training={"dtype": "bfloat16", "activation_checkpointing": True}))
+    assert all(value == value for value in losses(found))
+    assert {tensor.dtype for tensor in weights(tmp_path).values()} == {torch.bfloat16}
+
+
+def test_fine_tuning_phases_come_first_and_keep_their_best(tmp_path):
+    sft = {"max_steps": 4, "rows_per_step": 8, "learning_rate": 1e-2, "eval_every": 2}
+    found = run_here(write_run(tmp_path, training={"student_sft": sft, "teacher_sft": sft, "max_steps": 2}))
+    phases = list(dict.fromkeys(event["phase"] for event in of_type(found, "metrics")))
+    assert phases == ["teacher_sft", "student_sft", "training"]
+    for phase in ("teacher_sft", "student_sft"):
+        validation = losses(found, "validation_loss", phase)
+        assert validation[-1] < validation[0]
+
+
+class TestResume:
+    @pytest.mark.parametrize("looks", [2, 4, 5])
+    @pytest.mark.parametrize("name", ["minillm", "kd", "gkd"])
+    def test_is_bit_equal_also_in_the_middle_of_a_round(self, tmp_path, name, looks):
+        whole = run_here(write_run(tmp_path / "whole", method=METHODS[name]))
+        cut = write_run(tmp_path / "cut", method=METHODS[name])
+        with pytest.raises(Stopped):
+            run_here(cut, stop_after=looks)
+        found = run_here(cut)
+        assert losses(found) == losses(whole)
+        expected, actual = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+        assert all(torch.equal(expected[tensor], actual[tensor]) for tensor in expected)
+
+    def test_in_another_folder_from_the_checkpoint_alone(self, tmp_path):
+        sft = {"max_steps": 2, "rows_per_step": 8}
+        whole = run_here(write_run(tmp_path / "whole", training={"student_sft": sft}))
+        first = write_run(tmp_path / "first", training={"student_sft": sft})
+        with pytest.raises(Stopped):
+            run_here(first, stop_after=8)
+        checkpoints = sorted((first / "checkpoints").iterdir(), reverse=True)
+        second = write_run(tmp_path / "second", training={"student_sft": sft})
+        found = run_here(second, context=RunContext(attempt=2, resume_from=[str(path) for path in checkpoints]))
+        assert losses(found) == losses(whole)[-len(losses(found)) :]
+        expected, actual = weights(tmp_path / "whole"), weights(second)
+        assert all(torch.equal(expected[tensor], actual[tensor]) for tensor in expected)
+
+    def test_a_damaged_checkpoint_is_passed_over(self, tmp_path):
+        folder = write_run(tmp_path, training={"save_every": 2})
+        with pytest.raises(Stopped):
+            run_here(folder, stop_after=8)
+        newest = max((folder / "checkpoints").iterdir())
+        state = newest / "state.json"
+        state.write_text(state.read_text().replace("training", "trainink"))
+        found = run_here(folder)
+        assert [event["code"] for event in of_type(found, "message")].count("checkpoint_damaged") == 1
+        assert of_type(found, "student")
+
+    def test_sampled_teacher_responses_survive(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("minillm_core.train.teacher_responses.BLOCK_ROWS", 8)
+        method = METHODS["seqkd"]
+        whole = run_here(write_run(tmp_path / "whole", method=method))
+        cut = write_run(tmp_path / "cut", method=method)
+        with pytest.raises(Stopped):
+            run_here(cut, stop_after=2)
+        assert len(list((cut / "kept").iterdir())) == 2
+        assert losses(run_here(cut)) == losses(whole)
+
+
+class TestCheckpoints:
+    def test_retention_keeps_the_newest_and_the_best(self, tmp_path):
+        folder = write_run(tmp_path, training={"save_every": 1, "eval_every": 2, "keep_checkpoints": 2})
+        found = run_here(folder)
+        kept = {path.name for path in (folder / "checkpoints").iterdir()}
+        announced = {event["path"].split("/")[1] for event in of_type(found, "checkpoint")}
+        removed = {event["path"].split("/")[1] for event in of_type(found, "checkpoint_removed")}
+        assert kept == announced - removed
+        assert 2 <= len(kept) <= 3
+        for event in of_type(found, "checkpoint"):
+            path = folder / event["path"]
+            if path.exists():
+                manifest = verify_folder(path)
+                assert event["bytes"] == sum(entry.bytes for entry in manifest.files)
+
+
+class TestGuard:
+    def test_drift_ends_the_run_with_the_best_student_kept(self, tmp_path):
+        folder = write_run(
+            tmp_path,
+            method={"type": "minillm", "rollouts_per_round": 8, "inner_epochs": 1},
+            guards={"min_effective_sample_size": 1.0, "patience": 2},
+        )
+        with pytest.raises(UserError) as raised:
+            run_here(folder)
+        assert raised.value.code == "loss_diverged"
+        assert (folder / "weights" / "training.safetensors").exists()
+        assert any((folder / "checkpoints").iterdir())
+
+
+class TestProgram:
+    def test_two_ranks_give_the_losses_of_one(self, tmp_path):
+        settings = {"max_steps": 4}
+        one = run_here(write_run(tmp_path / "one", training=settings))
+        code, two = run_program(write_run(tmp_path / "two", training=settings, resources={"gpus": 2}))
+        assert code == 0
+        assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+        assert losses(two, "dev_rouge_l") == pytest.approx(losses(one, "dev_rouge_l"), abs=1e-6)
+
+    def test_under_torchrun(self, tmp_path):
+        settings = {"max_steps": 2}
+        one = run_here(write_run(tmp_path / "one", training=settings))
+        folder = write_run(tmp_path / "two", training=settings, resources={"gpus": 2, "zero_stage": 1})
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+        code, two = run_program(folder, launcher=launcher)
+        assert code == 0
+        assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+
+    def test_dataset_of_long_prompts_is_the_users_error(self, tmp_path):
+        code, found = run_program(write_run(tmp_path, training={"max_prompt_tokens": 4}))
+        assert code == 64
+        failure = of_type(found, "failure")[0]["failure"]
+        assert failure["category"] == "user" and failure["code"] == "dataset_invalid"
+        assert "max_prompt_tokens (4)" in failure["message"]
+
+    def test_bad_spec_names_the_field(self, tmp_path, capsys):
+        from minillm_core.__main__ import main
+
+        folder = write_run(tmp_path)
+        spec = json.loads((folder / "spec.json").read_text())
+        spec["training"]["learning_rate"] = -1
+        (folder / "spec.json").write_text(json.dumps(spec))
+        assert main([str(folder)]) == 64
+        assert "/training/learning_rate" in capsys.readouterr().err

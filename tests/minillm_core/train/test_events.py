@@ -1,0 +1,58 @@
+import json
+import math
+
+from minillm_core.spec import Phase, parse_event
+from minillm_core.train.events import EventLog
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def test_every_event_parses(tmp_path):
+    log = EventLog(tmp_path)
+    log.phase(Phase.TRAINING, "go")
+    log.metrics(Phase.TRAINING, 1, {"loss": 1.5})
+    log.progress(Phase.TRAINING, step=1, total_steps=2, fraction=0.5, tokens_per_second=10.0)
+    log.checkpoint(
+        Phase.TRAINING, 1, path="c", bytes_=3, manifest_sha256="ab", best=True, resumable=True, metrics={"x": 1.0}
+    )
+    log.checkpoint_removed("c")
+    log.message("warning", "guard_length", "short", step=3)
+    log.student(
+        path="student", manifest_sha256="ab", bytes=1, parameters=2, teacher_parameters=3, report={"steps": 1}
+    )
+    log.close()
+    events = [parse_event(line) for line in (tmp_path / "events.jsonl").read_bytes().splitlines()]
+    assert [event.seq for event in events] == list(range(1, 8))
+
+
+def test_numbers_without_json_are_left_out(tmp_path):
+    log = EventLog(tmp_path)
+    log.metrics(Phase.TRAINING, 1, {"loss": math.nan, "other": math.inf, "fine": 2.0})
+    assert lines(tmp_path)[0]["values"] == {"fine": 2.0}
+
+
+def test_progress_is_written_at_most_once_a_second(tmp_path):
+    log = EventLog(tmp_path)
+    for step in range(5):
+        log.progress(Phase.TRAINING, step=step, total_steps=5, fraction=0.0)
+    log.progress(Phase.TRAINING, step=5, total_steps=5, fraction=1.0, force=True)
+    assert [event["step"] for event in lines(tmp_path)] == [0, 5]
+
+
+def test_numbering_goes_on_after_a_crash_in_the_middle_of_a_line(tmp_path):
+    log = EventLog(tmp_path)
+    log.phase(Phase.TRAINING)
+    log.phase(Phase.EVALUATING)
+    log.close()
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"seq": 3, "ty')
+    EventLog(tmp_path).phase(Phase.EXPORTING)
+    whole = path.read_text().splitlines()
+    assert json.loads(whole[-1])["seq"] == 3 and json.loads(whole[-1])["phase"] == "exporting"
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    EventLog(tmp_path, enabled=False).phase(Phase.TRAINING)
+    assert not (tmp_path / "events.jsonl").exists()
