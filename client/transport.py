@@ -136,7 +136,8 @@ class Transport:
             raise Unreachable(f"{self.base_url!r} is not an address: {error}") from error
         try:
             response = self._http.send(request, stream=True)
-            if whole and response.is_success:
+            if whole and response.status_code < 400:
+                # Each such answer, 304 as well: what is not read holds its connection for ever.
                 response.read()
         except httpx.UnsupportedProtocol as error:
             raise Unreachable(f"{self.base_url!r} is not an http or https address") from error

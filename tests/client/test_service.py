@@ -231,6 +231,19 @@ class TestClient:
             service.succeed(taken)
             assert [job.state for job in watched] == ["succeeded"]
 
+    def test_watching_for_long_holds_no_connections(self, service: Service) -> None:
+        job_id = service.submit()
+        polls = 0
+
+        def count(_: float) -> None:
+            nonlocal polls
+            polls += 1
+            if polls == 120:  # more than a pool of connections has
+                service.succeed(service.claim())
+
+        with MinillmClient(service.url, sleep=count) as client:
+            assert [job.state for job in client.watch(job_id)] == ["queued", "succeeded"]
+
     def test_errors_name_the_field(self, service: Service) -> None:
         spec = _spec_of(service.spec)
         with service.client() as client:
