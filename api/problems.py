@@ -217,6 +217,7 @@ def problem_response(scope: Scope, problem: HTTPException) -> Response:
     return Response(
         json.dumps(body, ensure_ascii=False),
         status_code=status,
-        headers=dict(problem.headers or {}),
+        # Also here, for the one answer that is given outside of the request-id middleware: 500.
+        headers={**(problem.headers or {}), "X-Request-Id": request_id(scope)},
         media_type=MEDIA_TYPE,
     )

@@ -1,4 +1,4 @@
-"""A real app on a real SQLite database and a models root of tiny folders. The broker is a socket that nobody answers."""
+"""A real app on a real SQLite database and a models root of tiny folders. Nobody answers at the broker's socket."""
 
 from __future__ import annotations
 

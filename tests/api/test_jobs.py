@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from api.app import create_app
@@ -61,20 +63,21 @@ class TestCreate:
         assert client.get(f"/v1/jobs/{first}").json()["queue_position"] == 2
 
     def test_nothing_is_said_of_a_transaction_that_fails(
-        self, client: TestClient, services: Services, spec: Row, monkeypatch: pytest.MonkeyPatch
+        self, client: TestClient, spec: Row, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         woken: list[str] = []
         monkeypatch.setattr("api.dependencies.wake", lambda _, job_id: woken.append(job_id))
-        from sqlalchemy import event
 
-        def refuse(_: Any) -> None:
-            raise RuntimeError("the commit failed")
+        def refuse(session: Session) -> None:
+            if session.info.get("wake_after_commit"):
+                raise RuntimeError("the commit failed")
 
-        # The write session's own factory: reads do not commit.
-        event.listen(services.database._write, "before_commit", refuse)
-        check_problem(client.post("/v1/jobs", json=spec), 500, "internal_error")
+        event.listen(Session, "before_commit", refuse)
+        try:
+            check_problem(client.post("/v1/jobs", json=spec), 500, "internal_error")
+        finally:
+            event.remove(Session, "before_commit", refuse)
         assert woken == []
-        event.remove(services.database._write, "before_commit", refuse)
         assert client.get("/v1/jobs").json()["data"] == []
         job = client.post("/v1/jobs", json=spec).json()
         assert woken == [job["id"]], "announced once, after the commit"
