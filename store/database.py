@@ -42,9 +42,12 @@ class Database:
             self.engine = create_engine(self.url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
         else:
             raise ValueError(f"unsupported database {self.dialect!r}: use sqlite or postgresql")
-        self._read = sessionmaker(
-            self.engine.execution_options(minillm_write=False, postgresql_readonly=True), expire_on_commit=False
-        )
+        if self.dialect == "postgresql":
+            # One snapshot for a whole block, which is what SQLite gives anyway.
+            reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        else:
+            reading = self.engine.execution_options(minillm_write=False)
+        self._read = sessionmaker(reading, expire_on_commit=False)
         self._write = sessionmaker(self.engine.execution_options(minillm_write=True), expire_on_commit=False)
         _forget_after_fork(self)
 

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import JobSpec
@@ -294,16 +294,6 @@ class JobRepository:
             job.deleting = True
             add_event(self.session, job, "request", code="delete", message="Deletion requested")
         return job
-
-    def mark_dispatched(self, job_id: str) -> None:
-        """Note that a wake-up for the queued job has gone out, so that the next sweep need not send one."""
-        # Not through the ORM: nothing that a client sees changes, so the version stays.
-        self.session.execute(
-            update(Job)
-            .where(Job.id == job_id, Job.state == JobState.QUEUED)
-            .values(dispatched_at=database_now(self.session))
-            .execution_options(synchronize_session=False)
-        )
 
     def purge(self, job_id: str) -> None:
         """Remove the rows of a job marked for deletion, once its folders are gone. Again is no error."""

@@ -57,16 +57,23 @@ class KeyRepository:
     ) -> tuple[ApiKey, str]:
         """The row and the key itself, which nothing can show again."""
         token = new_token()
-        return self._insert(token, owner_id, name, scopes, expires_at), token
-
-    def ensure(self, token: str, *, owner_id: str, name: str, scopes: Sequence[str]) -> ApiKey:
-        """The row of a key given from outside (the bootstrap key), made at its first use."""
-        row = self.session.scalar(select(ApiKey).where(ApiKey.digest == self._digest(token)))
-        return row if row is not None else self._insert(token, owner_id, name, scopes, None)
+        row = ApiKey(
+            id=new_id("key"),
+            owner_id=owner_id,
+            name=printable(name),
+            hint=token[: len(PREFIX) + 4],
+            digest=self._digest(token),
+            scopes=list(scopes),
+            expires_at=expires_at,
+            created_at=database_now(self.session),
+        )
+        self.session.add(row)
+        self.session.flush()
+        return row, token
 
     def authenticate(self, token: str) -> ApiKey | None:
         """The usable key that ``token`` is, or None: unknown, revoked or expired alike."""
-        if token.startswith(PREFIX) and not well_formed(token):
+        if not token.startswith(PREFIX) or not well_formed(token):
             return None
         digest = self._digest(token)
         now = database_now(self.session)
@@ -133,24 +140,6 @@ class KeyRepository:
             key.revoked_at = database_now(self.session)
             self.session.flush()
         return key
-
-    def _insert(
-        self, token: str, owner_id: str, name: str, scopes: Sequence[str], expires_at: dt.datetime | None
-    ) -> ApiKey:
-        row = ApiKey(
-            id=new_id("key"),
-            owner_id=owner_id,
-            name=printable(name),
-            # Enough to tell keys apart; of a short key from outside, hardly anything.
-            hint=token[: len(PREFIX) + 4] if token.startswith(PREFIX) else token[:2],
-            digest=self._digest(token),
-            scopes=list(scopes),
-            expires_at=expires_at,
-            created_at=database_now(self.session),
-        )
-        self.session.add(row)
-        self.session.flush()
-        return row
 
     def _digest(self, token: str) -> str:
         return hmac.new(self._secret, token.encode("utf-8", errors="surrogatepass"), hashlib.sha256).hexdigest()

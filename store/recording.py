@@ -80,7 +80,7 @@ def _record_one(session: Session, job: Job, attempt: Attempt, event: TrainerEven
         add_event(
             session, job, "message", code=event.code, message=event.message, level=event.level, data=event.data, now=now
         )
-        if event.code == "resumed" and isinstance(event.data.get("path"), str):
+        if event.code == "resuming" and isinstance(event.data.get("path"), str):
             attempt.resumed_from = printable(event.data["path"])
     elif isinstance(event, StudentEvent):
         _student(session, job, attempt, event, now)

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     """Keys the HMAC of API keys; made once and kept in `<data_dir>/secret.key` when unset."""
     bootstrap_api_key: SecretStr | None = None
-    """An admin API key that is valid from the first start; its own secret, at least 16 characters."""
+    """An admin API key that is valid while it is set; at least 16 characters."""
     max_file_bytes: int = Field(512 * 1024 * 1024, ge=1)
     """Largest uploaded file."""
 

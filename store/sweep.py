@@ -181,7 +181,8 @@ def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[st
 
 def _collect_deletions(session: Session, now: dt.datetime, done: Sweep) -> None:
     retention.expire(session, now)
-    for file in _limited(session, select(File).where(File.expires_at <= now, File.deleting.is_(False))):
+    user = select(Job.id).where(Job.spec.contains(File.id), Job.state.not_in(TERMINAL)).exists()
+    for file in _limited(session, select(File).where(File.expires_at <= now, File.deleting.is_(False), ~user)):
         file.deleting = True
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at <= now))
     session.flush()

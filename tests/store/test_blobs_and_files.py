@@ -84,4 +84,7 @@ def test_files_expire(database: Database) -> None:
         name = new_id("file")
         now = database.now(session)
         files.create(id=name, owner_id="o", filename="a", purpose="d", bytes=1, sha256="0" * 64, expires_at=now)
+        job = JobRepository(session).create(owner_id="o", spec=scenes.make_spec(dataset={"file": name}))
+        assert sweep(session).delete_files == []  # an unfinished job still needs it
+        JobRepository(session).request_cancel(job)
         assert sweep(session).delete_files == [name]

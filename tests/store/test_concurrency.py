@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from store.database import Database
 from store.errors import Conflict
+from store.events import MetricRepository
 from store.idempotency import IdempotencyRepository
 from store.jobs import JobRepository
 from store.leases import Outcome, claim, finish, record, renew
@@ -159,24 +160,27 @@ def test_same_idempotency_key_at_once_makes_one_job(database: Database) -> None:
 
 
 def test_eight_writers_never_find_it_locked(database: Database) -> None:
-    jobs = [scenes.make_job(database) for _ in range(8)]
+    claims = [scenes.take(database, scenes.make_job(database)) for _ in range(8)]
     writes = [0] * 8
     end = time.monotonic() + 1.5
 
     def work(index: int) -> None:
         mine = Database(database.url.render_as_string(hide_password=False))  # its own pool, as its own process has
         try:
-            taken = scenes.take(mine, jobs[index])
-            while time.monotonic() < end:
+            taken = claims[index]
+            while not writes[index] or time.monotonic() < end:
                 writes[index] += 1
                 with mine.write() as session:  # reads, then writes
                     record(session, taken, [scenes.metrics(writes[index], writes[index], loss=1.0)])
                 with mine.read() as session:
-                    JobRepository(session).get(scenes.OWNER, jobs[index])
+                    JobRepository(session).get(scenes.OWNER, taken.job_id)
             with mine.write() as session:
                 finish(session, taken, Outcome.stopped())
         finally:
             mine.dispose()
 
     together(8, work)
-    assert min(writes) >= 1
+    with database.read() as session:
+        for taken, written in zip(claims, writes, strict=True):
+            points = MetricRepository(session).series(scenes.row(database, taken.job_id))
+            assert len(points) == written >= 1

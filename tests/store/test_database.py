@@ -31,6 +31,16 @@ def test_read_cannot_write_and_the_next_write_can(database: Database) -> None:
             WorkerRepository(session).register(host="h", pid=1, heartbeat_seconds=5)
 
 
+def test_read_sees_one_state(database: Database) -> None:
+    with database.read() as session:
+        assert WorkerRepository(session).list() == []
+        with database.write() as other:
+            WorkerRepository(other).register(host="h", pid=1, heartbeat_seconds=5)
+        assert WorkerRepository(session).list() == []
+    with database.read() as session:
+        assert len(WorkerRepository(session).list()) == 1
+
+
 def test_clock_is_aware_and_moves(database: Database) -> None:
     with database.write() as session:
         first = database.now(session)

@@ -54,16 +54,3 @@ def test_no_plaintext_in_the_database(database: Database) -> None:
         row = session.scalars(select(ApiKey)).one()
         kept = " ".join(str(getattr(row, column.key)) for column in ApiKey.__table__.columns)
         assert token not in kept and token[len(PREFIX) + 4 :] not in kept
-
-
-def test_bootstrap_key_is_made_once_and_stays_revoked(database: Database) -> None:
-    with database.write() as session:
-        keys = KeyRepository(session, SECRET)
-        token = "bootstrap-token-of-an-operator"
-        first = keys.ensure(token, owner_id="admin", name="bootstrap", scopes=["admin"])
-        assert keys.ensure(token, owner_id="admin", name="bootstrap", scopes=["admin"]) is first
-        assert keys.authenticate(token) is first
-        keys.revoke(first)
-        keys.ensure(token, owner_id="admin", name="bootstrap", scopes=["admin"])
-        assert keys.authenticate(token) is None
-        assert len(keys.list("admin").items) == 1

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from minillm_core.spec import MessageEvent
 from store.checkpoints import CheckpointRepository
 from store.database import Database
 from store.errors import Conflict, NotFound, StaleAttempt, UnverifiedStudent
@@ -130,6 +131,15 @@ class TestRecording:
             job = session.merge(row(database, job_id), load=False)
             assert CheckpointRepository(session).list(job).items == []
             assert EventRepository(session).latest(job).items[0].code == "path_refused"
+
+    def test_messages_become_events_and_say_what_was_resumed(self, database: Database) -> None:
+        job_id, taken = running(database)
+        message = {"seq": 3, "time": scenes.TIME, "code": "resuming", "message": "a\x00b", "data": {"path": "/x/y"}}
+        say(database, taken, MessageEvent.model_validate(message))
+        with database.read() as session:
+            event = EventRepository(session).latest(row(database, job_id)).items[0]
+        assert (event.type, event.code, event.message, event.attempt) == ("message", "resuming", "ab", 1)
+        assert attempts(database, job_id)[0].resumed_from == "/x/y"
 
     def test_newest_attempt_counts_in_a_series(self, database: Database) -> None:
         job_id, taken = running(database)
@@ -382,8 +392,6 @@ class TestSweep:
             assert sweep(session).wake == []
         before = scenes.row(database, low)
         assert later(database, low, 16).wake == [low]
-        with database.write() as session:
-            JobRepository(session).mark_dispatched(low)
         assert scenes.row(database, low).version == before.version
 
 
