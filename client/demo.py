@@ -171,12 +171,16 @@ def question(prompt: str) -> str:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP end the demo as Ctrl-C does: through every `finally`."""
+    """Make SIGTERM and SIGHUP end the demo as Ctrl-C does, through every `finally`; Ctrl-C also in the background,
+    where a shell starts programs with SIGINT ignored. A SIGHUP that nohup ignores stays ignored."""
 
     def interrupt(number: int, _: Any) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
