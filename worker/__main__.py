@@ -28,7 +28,7 @@ from worker.doorbell import DOORBELL_VARIABLE, Doorbell
 from worker.launcher import TorchLauncher, TrainerLauncher
 from worker.leash import start_leashed
 from worker.slot import Slot
-from worker.startup import UNAVAILABLE, configure_logging, wait_for_schema
+from worker.startup import UNAVAILABLE, configure_logging, end_on_sigterm, wait_for_schema
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ def _beat(database: Database, settings: Settings, worker_id: str, loop: ClaimLoo
 def run_worker(settings: Settings, launcher: TrainerLauncher) -> int:
     """Run a worker in this process, whose main thread must call, until a signal; the exit code."""
     database = Database(settings.database_url)
+    end_on_sigterm()
     if not wait_for_schema(database):
         return UNAVAILABLE
     settings.runs_dir.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from worker.guardian import LIFELINE_FD, boot_time
+from worker.guardian import boot_time
 
 ATTEMPT_VARIABLE = "MINILLM_ATTEMPT"
 GUARDIAN = Path(__file__).with_name("guardian.py")
@@ -258,16 +258,3 @@ def rotate(log: Path, limit_bytes: int) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-__all__ = [
-    "ATTEMPT_VARIABLE",
-    "LIFELINE_FD",
-    "ProcessGroup",
-    "ProcessIdentity",
-    "attempt_processes",
-    "boot_time",
-    "clean_environment",
-    "kill_attempt",
-    "rotate",
-]

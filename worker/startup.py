@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
 import time
 
@@ -19,6 +20,11 @@ SCHEMA_SECONDS = 60.0
 def configure_logging(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def end_on_sigterm() -> None:
+    """Until there is work to save, SIGTERM ends the program; as a container's first process it would be ignored."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def wait_for_schema(database: Database, seconds: float = SCHEMA_SECONDS) -> bool:

@@ -30,7 +30,7 @@ from store.settings import Settings, get_settings
 from store.sweep import Sweep, sweep_with
 from store.workers import WorkerRepository
 from worker.process_group import attempt_processes
-from worker.startup import UNAVAILABLE, configure_logging, wait_for_schema
+from worker.startup import UNAVAILABLE, configure_logging, end_on_sigterm, wait_for_schema
 from worker.tail import attempt_log
 
 logger = logging.getLogger(__name__)
@@ -126,6 +126,7 @@ def main() -> int:
     settings = get_settings()
     configure_logging(settings.log_level)
     database = Database(settings.database_url)
+    end_on_sigterm()
     if not wait_for_schema(database):
         return UNAVAILABLE
     # A SimpleQueue, because a signal handler puts into it.

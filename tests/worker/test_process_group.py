@@ -123,7 +123,7 @@ class TestEnd:
         (tmp_path / "spec.json").write_text(json.dumps({"metadata": {"mode": "succeed", "steps": "1000"}}))
         attempt_id = new_id("att")
         code = (
-            "import sys,time; from pathlib import Path; from worker.process_group import *\n"
+            "import sys,time; from pathlib import Path; from worker.process_group import ProcessGroup, boot_time\n"
             f"g = ProcessGroup.start([sys.executable, '-S', {str(TRAINER)!r}, {str(tmp_path)!r}],"
             f" run_dir=Path({str(tmp_path)!r}), attempt_id={attempt_id!r}, deadline=boot_time() + 60)\n"
             "print(g.identity.pid, flush=True); time.sleep(60)\n"

@@ -106,6 +106,14 @@ class TestFailure:
         assert failure is not None and failure["code"] == "stalled"
         assert service.processes(job_id) == 0
 
+    def test_a_full_disk_stops_the_run_with_its_checkpoint(self, service: Service) -> None:
+        job_id = service.submit(steps="1000", delay="0.05")
+        thread = service.run_aside(min_free_bytes=1 << 60)
+        thread.join(10)
+        job = service.job(job_id)
+        assert job.failure is not None
+        assert (job.state, job.failure["code"]) == (JobState.QUEUED, "disk_full")
+
     def test_the_time_limit_expires_the_job_with_its_checkpoint(self, service: Service) -> None:
         job_id = service.submit(steps="1000", delay="0.05", scheduling={"max_runtime_seconds": 1})
         service.run()
