@@ -31,7 +31,7 @@ from minillm_core.objectives.products import buffer, multiply_into
 
 _CPU_CHUNK_BYTES = 128 * 2**20
 _ACCELERATOR_CHUNK_BYTES = 2**30
-_CPU_TILE_BYTES = 2 * 2**20
+_CPU_TILE_BYTES = 8 * 2**20
 _ACCELERATOR_TILE_BYTES = 128 * 2**20
 
 

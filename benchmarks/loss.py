@@ -1,0 +1,177 @@
+"""What does it cost not to hold the logits? Every divergence, chunked against dense, value and gradient.
+
+    python -m benchmarks.loss [--quick]
+
+Dense means: both models' logits of all tokens by one product each, ``divergence`` on them, autograd
+back through the product. The two are timed in turn, and the fastest run of each counts, so a busy
+machine spoils the seconds but hardly the ratio. Memory is the peak of the resident set during one
+call, less what was resident before it and the gradients it leaves behind; it includes the buffers
+that the chunked loss keeps between calls, which are given back before each measurement.
+
+The last line is one JSON object:
+
+    time_ratio_2048   seconds chunked over dense at N = 2,048, the worst divergence and vocabulary
+    memory_growth     extra memory at N = 16,384 over that at N = 2,048, the worst divergence
+    peak_extra_mb     extra memory at N = 16,384 and V = 151,936, the worst divergence
+    rows              every measurement
+
+``--quick`` takes a fifth of the vocabulary, N up to 4,096, and says so (``quick``: true).
+
+Axes: N tokens, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from minillm_core.objectives.chunked import Head, divergence_from_hidden
+from minillm_core.objectives.divergences import KINDS, divergence
+from minillm_core.objectives.products import release_buffers
+
+MEGABYTE = 2**20
+
+
+class Inputs:
+    """Hidden states and heads of a student and a teacher whose logits have the spread of a trained model's."""
+
+    def __init__(self, tokens: int, width: int, vocab: int, spread: float = 3.0) -> None:
+        random = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=random)
+
+        self.student_ND, self.teacher_ND = draw(tokens, width), draw(tokens, width)
+        self.student_VD, self.teacher_VD = (draw(vocab, width).mul_(spread / width**0.5) for _ in range(2))
+        self.leaves = (self.student_ND, self.student_VD)
+        for leaf in self.leaves:
+            leaf.requires_grad_(True)
+
+    def chunked(self, kind: str) -> None:
+        divergence_from_hidden(
+            kind, self.student_ND, Head(self.student_VD), self.teacher_ND, Head(self.teacher_VD)
+        ).backward()
+
+    def dense(self, kind: str) -> None:
+        student_NV = self.student_ND @ self.student_VD.T
+        teacher_NV = self.teacher_ND @ self.teacher_VD.T
+        divergence(kind, student_NV, teacher_NV).sum().backward()
+
+    def clear(self) -> None:
+        for leaf in self.leaves:
+            leaf.grad = None
+
+    @property
+    def gradient_bytes(self) -> int:
+        return sum(leaf.numel() * leaf.element_size() for leaf in self.leaves)
+
+
+def status_kb(field: str) -> int:
+    """A field of /proc/self/status, in kB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {field}: this benchmark needs Linux")
+
+
+def settle() -> None:
+    """Give back what earlier calls left: to the allocator, and from it to the system."""
+    release_buffers()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def extra_mb(inputs: Inputs, call: Callable[[], None]) -> float:
+    """Peak of the resident set during the call beyond the inputs and their gradients."""
+    inputs.clear()
+    settle()
+    before = status_kb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    call()
+    peak = status_kb("VmHWM")
+    inputs.clear()
+    return (peak - before) / 1024 - inputs.gradient_bytes / MEGABYTE
+
+
+def seconds(inputs: Inputs, call: Callable[[], None]) -> float:
+    inputs.clear()
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def compare(inputs: Inputs, kind: str, repeats: int) -> tuple[float, float]:
+    """Fastest seconds of chunked and of dense, run in turn after one round that does not count."""
+    times: dict[str, list[float]] = {"chunked": [], "dense": []}
+    for repeat in range(repeats + 1):
+        for name, run in (("chunked", inputs.chunked), ("dense", inputs.dense)):
+            taken = seconds(inputs, lambda run=run: run(kind))
+            if repeat > 0:
+                times[name].append(taken)
+    return min(times["chunked"]), min(times["dense"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--width", type=int, default=576, help="hidden width of both models")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    vocabularies = (10_051, 30_387) if options.quick else (50_257, 151_936)
+    sizes = (512, 2048, 4096) if options.quick else (512, 2048, 16_384)
+
+    rows = []
+    for vocab in vocabularies:
+        for tokens in sizes:
+            inputs = Inputs(tokens, options.width, vocab)
+            for kind in options.kinds:
+                row: dict[str, object] = {"kind": kind, "vocab": vocab, "tokens": tokens}
+                row["chunked_mb"] = round(extra_mb(inputs, lambda i=inputs, k=kind: i.chunked(k)), 1)
+                if tokens <= 2048:
+                    row["dense_mb"] = round(extra_mb(inputs, lambda i=inputs, k=kind: i.dense(k)), 1)
+                    chunked_s, dense_s = compare(inputs, kind, options.repeats)
+                    row |= {"dense_s": round(dense_s, 3), "ratio": round(chunked_s / dense_s, 3)}
+                else:
+                    chunked_s = seconds(inputs, lambda i=inputs, k=kind: i.chunked(k))
+                row["chunked_s"] = round(chunked_s, 3)
+                rows.append(row)
+                print(json.dumps(row), file=sys.stderr, flush=True)
+            del inputs
+            settle()
+
+    def extra(kind: str, vocab: int, tokens: int) -> float:
+        return next(
+            float(row["chunked_mb"])  # type: ignore[arg-type]
+            for row in rows
+            if (row["kind"], row["vocab"], row["tokens"]) == (kind, vocab, tokens)
+        )
+
+    largest = sizes[-1]
+    growth = [
+        extra(kind, vocab, largest) / extra(kind, vocab, 2048) for vocab in vocabularies for kind in options.kinds
+    ]
+    result = {
+        "time_ratio_2048": max(float(row["ratio"]) for row in rows if row["tokens"] == 2048),  # type: ignore[arg-type]
+        "memory_growth": round(max(growth), 3),
+        "peak_extra_mb": max(extra(kind, vocabularies[-1], largest) for kind in options.kinds),
+        "quick": options.quick,
+        "threads": options.threads,
+        "rows": rows,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
