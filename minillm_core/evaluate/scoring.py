@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from minillm_core.data.batching import pad_rows, plan_microbatches
 from minillm_core.models.families import hidden_states, output_head, vocab_size
 
-MAX_LOGITS = 2**26
-"""Logits formed at a time: 256 MB a model in float32, and about thrice that inside a divergence."""
+MAX_LOGITS = 2**24
+"""Logits formed at a time: 64 MB a model in float32, and several times that inside a divergence."""
 
 
 class Row(Protocol):
