@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 import uvicorn
+from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from api.app import create_app
 from api.auth import any_key_exists
@@ -12,16 +14,27 @@ from store.settings import get_settings
 
 # Long enough for a download's current chunk, short enough for event streams not to hold up a deploy.
 _SHUTDOWN_SECONDS = 5
+EX_CONFIG = 78  # sysexits.h
+
+
+def _refuse(reason: str) -> int:
+    print(f"The API does not start: {reason}.", file=sys.stderr)
+    return EX_CONFIG
 
 
 def main() -> int:
-    settings = get_settings()
-    app = create_app(settings)
     try:
-        settings.check_bind(has_keys=any_key_exists(app.state.services))
+        settings = get_settings()
+        app = create_app(settings)
+        if not settings.is_loopback:
+            settings.check_bind(has_keys=any_key_exists(app.state.services))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))} {fault['msg']}" for fault in error.errors())
+        return _refuse(faults)
     except ValueError as error:
-        print(f"The API does not start: {error}.", file=sys.stderr)
-        return 78  # EX_CONFIG of sysexits.h
+        return _refuse(str(error))
+    except DBAPIError as error:
+        return _refuse(f"whether it has API keys cannot be read from its database ({type(error).__name__})")
     uvicorn.run(
         app,
         host=settings.host,

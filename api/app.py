@@ -84,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     bearer = Depends(HTTPBearer(auto_error=False, description="An API key, once any exists."))
     app.include_router(health)
     for router in (files, models, jobs, history, artifacts, workers, keys):
-        app.include_router(router, prefix="/v1", dependencies=[bearer])
+        app.include_router(router, dependencies=[bearer])
     openapi.install(app)
     return app
 

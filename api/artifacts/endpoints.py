@@ -16,7 +16,7 @@ from api.dependencies import ReadSession, ServicesDep
 from api.jobs.service import live_job
 from api.openapi import problems
 
-router = APIRouter(tags=["artifacts"])
+router = APIRouter(prefix="/v1", tags=["artifacts"])
 
 
 @router.get(

@@ -17,7 +17,7 @@ from api.pagination import After, Before, Limit, Order, Page, cursor_problems, p
 from store import tables
 from store.files import FileRepository
 
-router = APIRouter(tags=["files"])
+router = APIRouter(prefix="/v1", tags=["files"])
 
 _UPLOAD_EXAMPLE = {
     "requestBody": {

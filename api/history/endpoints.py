@@ -23,7 +23,7 @@ from store.checkpoints import CheckpointRepository
 from store.events import EventRepository, MetricRepository
 from store.jobs import JobRepository
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"])
 JSON = "application/json"
 TEXT = "text/plain"
 

@@ -24,7 +24,7 @@ from store.states import JobState
 from store.tables import Job
 from store.vocabulary import Keep, RetryFrom
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 _PRINTABLE = r"^[\x21-\x7e]+$"

@@ -18,7 +18,7 @@ from store.clock import database_now
 from store.keys import KeyRepository
 from store.tables import ApiKey
 
-router = APIRouter(tags=["api keys"])
+router = APIRouter(prefix="/v1", tags=["api keys"])
 
 _EXAMPLES = {"team": {"summary": "A key for a team", "value": {"name": "search team", "owner_id": "search"}}}
 

@@ -14,7 +14,7 @@ from api.pagination import After, Before, Limit, Order, Page, cursor_problems, p
 from store.models import ModelRepository
 from store.tables import Model
 
-router = APIRouter(tags=["models"])
+router = APIRouter(prefix="/v1", tags=["models"])
 
 
 @router.get("/models", responses=problems(401, 422, 503), summary="List models")

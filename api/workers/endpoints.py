@@ -17,7 +17,7 @@ from store.clock import database_now
 from store.tables import Worker
 from store.workers import WorkerRepository
 
-router = APIRouter(tags=["workers"])
+router = APIRouter(prefix="/v1", tags=["workers"])
 
 
 class WorkerOut(Out):

@@ -25,8 +25,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def address(route: APIRoute, **ids: str) -> str:
-    prefix = "" if route.path in ("/healthz", "/readyz", "/metrics") else "/v1"
-    path = prefix + route.path.replace(":path", "")
+    path = route.path.replace(":path", "")
     for name in ("job_id", "file_id", "model_id", "worker_id", "key_id", "number", "name"):
         path = path.replace("{" + name + "}", ids.get(name, "1"))
     return path

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from starlette.testclient import TestClient
 
+from api.app import create_app
 from api.artifacts.endpoints import router as artifacts
 from api.dependencies import write_session
 from api.files.endpoints import router as files
@@ -25,6 +26,7 @@ from api.models.endpoints import router as models
 from api.problems import MEDIA_TYPE
 from api.workers.endpoints import router as workers
 from minillm_core.spec import JobSpec
+from store.settings import Settings
 
 ROUTERS = (health, files, models, jobs, history, artifacts, keys, workers)
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
@@ -33,9 +35,6 @@ ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(r
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     """Of an app that never connects to anything."""
-    from api.app import create_app
-    from store.settings import Settings
-
     return create_app(Settings(database_url="postgresql://nobody@127.0.0.1:1/none")).openapi()
 
 
@@ -46,8 +45,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
-    written = {path.removeprefix("/v1") for path in document["paths"]}
-    assert {route.path.replace(":path", "") for route in ROUTES} == written
+    assert {route.path.replace(":path", "") for route in ROUTES} == set(document["paths"])
 
 
 def test_operation_ids(document: dict[str, Any]) -> None:
