@@ -20,8 +20,7 @@ _SCORE_ELEMENTS = 4 << 20  # 16 MiB of float32: what the allocator keeps instead
 
 
 def _scaled(logits_NV: torch.Tensor, temperature: float) -> torch.Tensor:
-    scaled = logits_NV.float()
-    return scaled if temperature == 1.0 else scaled / temperature
+    return logits_NV if temperature == 1.0 else logits_NV.float() / temperature
 
 
 def draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,32 +29,29 @@ def draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, temperature: float) -
     ``uniform_B``: float64 in [0, 1). Sums are taken over blocks, then within the block that the number
     falls into, in float64 where it matters; a token whose probability is zero is never drawn.
     """
-    z_BV = _scaled(logits_BV, temperature)
-    top_B1 = z_BV.amax(dim=-1, keepdim=True)
-    weight_BV = (z_BV - top_B1).exp_()
-    vocab = weight_BV.shape[1]
-    if vocab % _BLOCK:
-        weight_BV = nn.functional.pad(weight_BV, (0, _BLOCK - vocab % _BLOCK))
-    weight_BCK = weight_BV.unflatten(1, (-1, _BLOCK))
-    mass_BC = weight_BCK.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
-    total_B1 = mass_BC[:, -1:]
-    target_B1 = uniform_B.unsqueeze(1).clamp(max=_JUST_BELOW_ONE) * total_B1
-    block_B1 = torch.searchsorted(mass_BC, target_B1, right=True).clamp_(max=mass_BC.shape[1] - 1)
-    before_B1 = torch.where(block_B1 > 0, mass_BC.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
-    inside_BK = weight_BCK.gather(1, block_B1.unsqueeze(2).expand(-1, -1, _BLOCK)).squeeze(1)
+    mass_BV = torch.softmax(_scaled(logits_BV, temperature), dim=-1, dtype=torch.float32)
+    vocab = mass_BV.shape[1]
+    blocks_BV = nn.functional.pad(mass_BV, (0, -vocab % _BLOCK)) if vocab % _BLOCK else mass_BV
+    mass_BCK = blocks_BV.unflatten(1, (-1, _BLOCK))
+    upto_BC = mass_BCK.sum(dim=-1).to(torch.float64).cumsum(dim=-1)
+    target_B1 = uniform_B.unsqueeze(1).clamp(max=_JUST_BELOW_ONE) * upto_BC[:, -1:]
+    block_B1 = torch.searchsorted(upto_BC, target_B1, right=True).clamp_(max=upto_BC.shape[1] - 1)
+    before_B1 = torch.where(block_B1 > 0, upto_BC.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
+    inside_BK = mass_BCK.gather(1, block_B1.unsqueeze(2).expand(-1, -1, _BLOCK)).squeeze(1)
     inside_BK = inside_BK.to(torch.float64).cumsum(dim=-1)
-    # The two sums of one block may differ in the last bit: stay below the later one, so that an entry is found.
+    # The two sums of one block may differ in the last bits: stay below the later one, so that an entry is found.
     rest_B1 = torch.minimum((target_B1 - before_B1).clamp_(min=0.0), inside_BK[:, -1:] * _JUST_BELOW_ONE)
     token_B1 = block_B1 * _BLOCK + torch.searchsorted(inside_BK, rest_B1, right=True)
     token_B1.clamp_(max=vocab - 1)  # only where the logits are nan, which the caller sees in the log-probability
-    logp_B = (z_BV.gather(1, token_B1) - top_B1).squeeze(1) - total_B1.squeeze(1).log().float()
-    return token_B1.squeeze(1), logp_B
+    return token_B1.squeeze(1), mass_BV.gather(1, token_B1).squeeze(1).log()
 
 
 def logp_of(logits_NV: torch.Tensor, token_N: torch.Tensor, temperature: float) -> torch.Tensor:
     """Log-probability (N,), float32, of the given tokens under ``softmax(logits / temperature)``."""
-    z_NV = _scaled(logits_NV, temperature)
-    return z_NV.gather(1, token_N.unsqueeze(1)).squeeze(1) - z_NV.logsumexp(dim=-1)
+    z_NV = _scaled(logits_NV, temperature).float()
+    top_N1 = z_NV.amax(dim=-1, keepdim=True)
+    chosen_N1 = z_NV.gather(1, token_N.unsqueeze(1)) - top_N1
+    return chosen_N1.squeeze(1) - (z_NV - top_N1).exp_().sum(dim=-1).log()
 
 
 def logp_from_hidden(

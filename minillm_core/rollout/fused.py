@@ -100,8 +100,10 @@ class FusedDecoder:
         self._layers: list[_Layer] = []
         self.refresh(model)
         self.device = self._embedding_VD.device
+        # On a CPU attention over few queries is faster in float32, and exact, whatever format the weights have.
+        self._attention_dtype = torch.float32 if self.device.type == "cpu" else dtype
         self._table_P = torch.empty(0, self._head_width // 2, dtype=torch.complex64, device=self.device)
-        self._cache = KeyValues(len(self._layers), self._kv_heads, self._head_width, self.device, dtype)
+        self._cache = KeyValues(len(self._layers), self._kv_heads, self._head_width, self.device, self._attention_dtype)
         self._columns: Columns | None = None
 
     # -- weights --------------------------------------------------------------------------------
@@ -204,8 +206,9 @@ class FusedDecoder:
             normed_ND = nn.functional.rms_norm(x_ND, width, layer.norm_in_D, self._eps)
             qkv_NHd = layer.qkv(normed_ND).unflatten(1, (-1, self._head_width))
             qk_NHd = self._rotate(self._normed(qkv_NHd[:, :rotated], layer), rotation_N1)
-            mixed = attend(index, qk_NHd[:, : self._heads], qk_NHd[:, self._heads :], qkv_NHd[:, rotated:])
-            x_ND = layer.out.plus(mixed, x_ND)
+            v_NHd = qkv_NHd[:, rotated:].to(self._attention_dtype)
+            mixed = attend(index, qk_NHd[:, : self._heads], qk_NHd[:, self._heads :], v_NHd)
+            x_ND = layer.out.plus(mixed.to(self.dtype), x_ND)
             normed_ND = nn.functional.rms_norm(x_ND, width, layer.norm_mid_D, self._eps)
             x_ND = layer.down.plus(layer.up.times(normed_ND, layer.gate.silu(normed_ND)), x_ND)
         return nn.functional.rms_norm(x_ND, width, self._norm_out_D, self._eps)
@@ -220,7 +223,7 @@ class FusedDecoder:
 
     def _rotate(self, qk_NHd: torch.Tensor, rotation_N1: torch.Tensor) -> torch.Tensor:
         pairs = torch.view_as_complex(qk_NHd.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * rotation_N1).flatten(-2).to(self.dtype)
+        return torch.view_as_real(pairs * rotation_N1).flatten(-2).to(self._attention_dtype)
 
     def logits(self, hidden_ND: torch.Tensor, vocab: int) -> torch.Tensor:
         return self._head(hidden_ND)[..., :vocab]
@@ -229,7 +232,7 @@ class FusedDecoder:
 
     def start(self, rows: int, columns: int) -> None:
         self._angles(columns)
-        self._columns = Columns(rows, columns, frozenset(self._window_of), self.device, self.dtype)
+        self._columns = Columns(rows, columns, frozenset(self._window_of), self.device, self._attention_dtype)
         self._cache.start(rows, self._columns.width)
 
     @property
@@ -260,7 +263,7 @@ class FusedDecoder:
             keys = keys[:, :, :width].view(rows * shared, width, self._head_width)
             values = values[:, :, :width].view(rows * shared, width, self._head_width)
             seen = bias[self._window_of[index]]
-            if self.dtype == torch.float32:
+            if self._attention_dtype == torch.float32:
                 weight = torch.baddbmm(seen, q, keys.transpose(1, 2), alpha=scale).softmax(dim=-1)
                 mixed = torch.bmm(weight, values)
             else:  # products of half precision round the scores; the fused kernel does not
@@ -341,7 +344,7 @@ class FusedDecoder:
 
     def _attend_alone(self, rows: int, columns: int, index_N: torch.Tensor) -> Attend:
         """Attention within the tokens given: padding on the right is what no token sees anyway."""
-        batch = Columns(1, columns, frozenset(), self.device, self.dtype)
+        batch = Columns(1, columns, frozenset(), self.device, self._attention_dtype)
         bias = {
             window: batch.chunk_bias(0, 1, columns, window).repeat(1, 1, self._group, 1)
             for window in set(self._window_of)
