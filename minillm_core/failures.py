@@ -19,7 +19,7 @@ def as_fault(error: Exception) -> SystemFault:
         return SystemFault(
             "out_of_memory",
             "memory ran out: lower training.micro_batch_tokens or training.decode_batch_rows, turn on "
-            f"training.activation_checkpointing, or raise resources.zero_stage ({text.splitlines()[0] if text else ''})",
+            f"training.activation_checkpointing, or raise resources.zero_stage ({text.split(chr(10), 1)[0]})",
             retryable=True,
         )
     return SystemFault("internal_error", f"{type(error).__name__}: {text or 'no message'}", retryable=False)

@@ -195,9 +195,7 @@ def _measured(work: Work, student: nn.Module, teacher: Subject) -> Measured:
     return measured
 
 
-def _export(
-    work: Work, context: RunContext, run_dir: Path, student: PreTrainedModel, teacher: PreTrainedModel
-) -> None:
+def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Write the student folder and announce it with the report. Raises SystemFault when the disk refuses."""
     run, parts = work.run, work.parts
     job, results = run.job, run.state.results

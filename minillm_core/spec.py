@@ -37,9 +37,7 @@ CHECKPOINTS_DIR = "checkpoints"
 STUDENT_DIR = "student"
 MANIFEST_FILE = "manifest.json"
 
-_MODEL_REFERENCE = re.compile(
-    r"^(hub:[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?|path:[^\x00-\x1f]+|model_[A-Za-z0-9]+)$"
-)
+_MODEL_REFERENCE = re.compile(r"^(hub:[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?|path:[^\x00-\x1f]+|model_[A-Za-z0-9]+)$")
 _FILE_REFERENCE = re.compile(r"^(file_[A-Za-z0-9]+|path:[^\x00-\x1f]+)$")
 
 
@@ -60,9 +58,7 @@ def _check_file_reference(value: str) -> str:
 ModelReference = Annotated[str, AfterValidator(_check_model_reference)]
 FileReference = Annotated[str, AfterValidator(_check_file_reference)]
 DType = Literal["float32", "bfloat16", "float16"]
-Divergence = Literal[
-    "forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "adaptive_kl", "tvd"
-]
+Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "adaptive_kl", "tvd"]
 
 
 class _Strict(BaseModel):

@@ -68,10 +68,17 @@ def _stored(model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: to
     """The tensors to write: on the CPU, floating ones in ``dtype``, a tied head left to its embedding."""
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
     return {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        name: _own_storage(tensor.detach(), dtype if tensor.is_floating_point() else tensor.dtype)
         for name, tensor in state.items()
         if name not in tied
     }
+
+
+def _own_storage(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """On the CPU and in memory of its own: ZeRO keeps all parameters as views of one flat tensor."""
+    stored = tensor.to("cpu", dtype).contiguous()
+    shares = stored.untyped_storage().nbytes() != stored.numel() * stored.element_size()
+    return stored.clone() if shares else stored
 
 
 def _write_configs(

@@ -191,8 +191,13 @@ class Checkpoints:
                     )
                 else:
                     choice = folder
-                    self._events.message("info", "resuming", f"resuming from {folder.name}", path=str(folder))
-                    self._events.message("info", "checkpoint_size", "bytes read", bytes=folder_bytes(manifest))
+                    self._events.message(
+                        "info",
+                        "resuming",
+                        f"going on from {folder.name}",
+                        path=str(folder),
+                        bytes=folder_bytes(manifest),
+                    )
                 break
         choice, problem = self._ranks.broadcast((choice, problem))
         if problem is not None:

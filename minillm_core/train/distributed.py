@@ -50,9 +50,7 @@ class Ranks:
                 dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT)
             else:
                 dist.init_process_group(backend, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
-        # DeepSpeed reads these even when the group exists already.
-        os.environ.setdefault("RANK", str(rank))
-        os.environ.setdefault("WORLD_SIZE", str(world))
+        # DeepSpeed asks for it even when the group is there.
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
         return cls(rank, world, local_rank, device)
 

@@ -131,9 +131,7 @@ def _assess(
     weights_BT = importance_weights(student_BT, teacher_BT, alpha=method.teacher_mix_alpha)
     if method.policy is not None:
         policy = method.policy
-        rewards_BT = token_rewards(
-            teacher_BT, student_BT, mask_BT, scale=policy.reward_scale, clip=policy.reward_clip
-        )
+        rewards_BT = token_rewards(teacher_BT, student_BT, mask_BT, scale=policy.reward_scale, clip=policy.reward_clip)
         returns_BT = rewards_to_go(
             rewards_BT, mask_BT, gamma=policy.gamma, start=policy.reward_start, length_norm=policy.length_norm
         )

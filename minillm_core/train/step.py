@@ -84,9 +84,7 @@ def train_step(
     return StepResult(metrics, tokens)
 
 
-def _advantages(
-    rows: Sequence[TrainRow], method: Method, width: int, ranks: Ranks
-) -> list[torch.Tensor] | None:
+def _advantages(rows: Sequence[TrainRow], method: Method, width: int, ranks: Ranks) -> list[torch.Tensor] | None:
     """Rewards-to-go whitened over the step's rows of all ranks, one (T_i,) tensor a row."""
     if method.policy is None:
         return None

@@ -130,7 +130,7 @@ class TestResume:
     def test_a_damaged_checkpoint_is_passed_over(self, tmp_path):
         folder = write_run(tmp_path, training={"save_every": 2})
         with pytest.raises(Stopped):
-            run_here(folder, stop_after=8)
+            run_here(folder, stop_after=6)
         newest = max((folder / "checkpoints").iterdir())
         state = newest / "state.json"
         state.write_text(state.read_text().replace("training", "trainink"))

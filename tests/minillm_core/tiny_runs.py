@@ -87,7 +87,9 @@ def run_here(folder: Path, *, stop_after: int | None = None, context: RunContext
     return events(folder)
 
 
-def run_program(folder: Path, *, launcher: tuple[str, ...] = (), timeout: float = 180) -> tuple[int, list[dict[str, Any]]]:
+def run_program(
+    folder: Path, *, launcher: tuple[str, ...] = (), timeout: float = 180
+) -> tuple[int, list[dict[str, Any]]]:
     """``python [-m launcher ...] -m minillm_core FOLDER`` in a process of its own: exit code and events."""
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "minillm_core", str(folder)],

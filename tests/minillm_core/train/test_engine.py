@@ -28,7 +28,13 @@ class TestScheduledRate:
 class TestZeroStage:
     @pytest.mark.parametrize(
         ("dtype", "asked", "world", "used"),
-        [("float32", 1, 1, 0), ("bfloat16", 0, 1, 1), ("float32", 1, 2, 1), ("float32", 3, 1, 3), ("bfloat16", 2, 4, 2)],
+        [
+            ("float32", 1, 1, 0),
+            ("bfloat16", 0, 1, 1),
+            ("float32", 1, 2, 1),
+            ("float32", 3, 1, 3),
+            ("bfloat16", 2, 4, 2),
+        ],
     )
     def test_one_rank_partitions_nothing(self, dtype, asked, world, used):
         ranks = Ranks(0, world, 0, Ranks.start().device)

@@ -19,9 +19,7 @@ def test_every_event_parses(tmp_path):
     )
     log.checkpoint_removed("c")
     log.message("warning", "guard_length", "short", step=3)
-    log.student(
-        path="student", manifest_sha256="ab", bytes=1, parameters=2, teacher_parameters=3, report={"steps": 1}
-    )
+    log.student(path="student", manifest_sha256="ab", bytes=1, parameters=2, teacher_parameters=3, report={"steps": 1})
     log.close()
     events = [parse_event(line) for line in (tmp_path / "events.jsonl").read_bytes().splitlines()]
     assert [event.seq for event in events] == list(range(1, 8))
