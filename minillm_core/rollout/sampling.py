@@ -33,6 +33,10 @@ SYNC_EVERY = 8
 """Steps between two looks at which rows have ended, where a look waits for the device."""
 
 
+PARTS = ("prefill", "decode", "teacher", "score")
+"""Of the time: the student's prompts, its steps, the teacher's calls that decide tokens, its scoring of the rest."""
+
+
 @dataclass
 class RolloutCounters:
     """Work done by one call. Tokens are positions computed by a model, padding included where it was computed."""
@@ -41,7 +45,7 @@ class RolloutCounters:
     student_tokens: int = 0
     student_decode_steps: int = 0
     teacher_calls: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0, "teacher": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -356,7 +360,7 @@ class _Batch:
         hidden: list[torch.Tensor] = []
         teacher_logp_BT = torch.empty(0)
         if self._scorer is not None:
-            with self._counters.timed("teacher"):
+            with self._counters.timed("score"):
                 hidden = self._finish_hidden(lengths, tokens)
                 teacher_logp_BT = self._finish_teacher_logp(lengths, hidden)
         student_logp_BT = self._student_logp_TB.t()
