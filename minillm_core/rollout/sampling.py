@@ -1,16 +1,17 @@
 """Responses drawn from (1 - alpha) q + alpha p, with the log-probabilities of both models taken on the way.
 
 Drawing from the mixture equals tossing a coin for each token: heads, with probability alpha, the
-teacher p draws it, tails the student q. The coins of a decoding batch are tossed before it starts,
+teacher p draws it, tails the student q. The coins of a call are tossed before it starts,
 one for each response position and the same for all its rows, so that the student decodes alone until
 the next heads and the teacher then takes everything since its last call as one chunk. Each row has
-exactly the law of the mixture; rows of one batch share the positions (not the draws) of the teacher's
+exactly the law of the mixture; rows of one call share the positions (not the draws) of the teacher's
 tokens. What the teacher did not see by the end is one closing chunk, or, where it was never called,
 one pass without cache. A response's last token is fed to neither model: nothing is read from it.
 
-What is random is drawn up front from the generator: one float64 for each row of the call and position,
-in the order of the prompts, then the coins batch by batch. A row's response therefore depends on the
-other rows only through the coins (not at all where alpha is 0) and through how a matrix product rounds.
+What is random is drawn up front (:class:`Noise`): one number for each row and position, which hangs on
+the seed and the row's own number, and one coin for each position, which hangs on the seed alone. A row's
+response therefore does not depend on which rows are sampled with it, on this rank or another, but for
+how a matrix product rounds.
 
 Axes: B rows of one decoding batch, T response positions, K columns of a chunk, D hidden width,
 V vocabulary, N tokens joined.
@@ -23,11 +24,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from minillm_core.rollout.decoder import Decoder
 from minillm_core.rollout.draw import draw, logp_from_hidden, logp_of
 from minillm_core.rollout.packing import packed_index, padded
+
+_COINS = 2**63
+"""Number of the stream of coins, beyond those of all rows."""
 
 SYNC_EVERY = 8
 """Steps between two looks at which rows have ended, where a look waits for the device."""
@@ -53,6 +58,28 @@ class RolloutCounters:
         begin = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The random numbers of one call, uniform in [0, 1), float64 on the CPU."""
+
+    uniform_RT: torch.Tensor
+    """What draws the token of each row (R) and response position (T)."""
+    coin_T: torch.Tensor
+    """Heads, the teacher's turn, where it is below alpha."""
+
+    @classmethod
+    def of_rows(cls, seed: int, rows: Sequence[int], positions: int) -> Noise:
+        """Noise for the rows with these numbers; every rank gets the same for the same number.
+
+        ``seed`` and the numbers lie in [0, 2**63). Counter-based generators (Philox) make a stream
+        of its own for each row without drawing those before it.
+        """
+        drawn = [np.random.Generator(np.random.Philox(key=[seed, row])).random(positions) for row in rows]
+        coins = np.random.Generator(np.random.Philox(key=[seed, _COINS])).random(positions)
+        uniform_RT = torch.from_numpy(np.stack(drawn)) if drawn else torch.empty(0, positions, dtype=torch.float64)
+        return cls(uniform_RT, torch.from_numpy(coins))
 
 
 @dataclass
@@ -97,7 +124,7 @@ def sample(
     eos_ids: Sequence[int],
     vocab: int,
     batch_rows: int,
-    generator: torch.Generator,
+    noise: Noise,
     keep_teacher_hidden: bool,
     greedy: bool = False,
     sync_every: int | None = None,
@@ -115,6 +142,10 @@ def sample(
     together may be longer than a model's context.
     """
     _check(student, teacher, prompts, alpha, max_new_tokens, temperature, vocab, greedy)
+    if noise.uniform_RT.shape != (len(prompts), max_new_tokens):
+        raise ValueError(
+            f"noise of shape {tuple(noise.uniform_RT.shape)} for {len(prompts)} prompts and {max_new_tokens} tokens"
+        )
     counters = RolloutCounters()
     rows = len(prompts)
     result = Rollouts(prompts, [[]] * rows, [False] * rows, [], None, None, counters)
@@ -125,9 +156,10 @@ def sample(
         result.teacher_hidden = list(no_values) if keep_teacher_hidden else None
 
     device = student.device
-    uniform_RT = torch.rand(rows, max_new_tokens, generator=generator, device=generator.device, dtype=torch.float64).to(
-        device
-    )
+    uniform_RT = noise.uniform_RT.to(device)
+    coins = [False] * max_new_tokens
+    if teacher is not None and alpha > 0:
+        coins = (noise.coin_T < alpha).tolist()
     settings = _Settings(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -138,10 +170,6 @@ def sample(
         sync_every=sync_every or (1 if device.type == "cpu" else SYNC_EVERY),
     )
     for members in _batches(prompts, batch_rows):
-        coins = [False] * max_new_tokens
-        if teacher is not None and alpha > 0:
-            tosses = torch.rand(max_new_tokens, generator=generator, device=generator.device, dtype=torch.float64)
-            coins = (tosses < alpha).tolist()
         uniform_TB = uniform_RT[torch.tensor(members, device=device)].t().contiguous()
         batch = _Batch(student, teacher, [prompts[row] for row in members], coins, uniform_TB, settings, counters)
         batch.decode()

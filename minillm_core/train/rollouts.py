@@ -14,7 +14,7 @@ import torch
 from minillm_core.data.dataset import TokenizedRow
 from minillm_core.objectives.policy_gradient import importance_weights, rewards_to_go, token_rewards
 from minillm_core.rollout.decoder import Decoder
-from minillm_core.rollout.sampling import RolloutCounters, Rollouts, sample
+from minillm_core.rollout.sampling import Noise, RolloutCounters, Rollouts, sample
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.guards import RoundHealth, repetition
 from minillm_core.train.methods import Method
@@ -56,7 +56,7 @@ def draw(
         eos_ids=sampling.eos_ids,
         vocab=sampling.vocab,
         batch_rows=sampling.batch_rows,
-        generator=torch.Generator().manual_seed(seed),
+        noise=Noise.of_rows(seed, rows, sampling.max_new_tokens),
         keep_teacher_hidden=keep_teacher_hidden,
         greedy=greedy,
     )

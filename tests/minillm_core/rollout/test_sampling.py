@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from minillm_core.rollout.decoder import make_decoder
-from minillm_core.rollout.sampling import Rollouts, sample
+from minillm_core.rollout.sampling import Noise, Rollouts, sample
 from tests.minillm_core.rollout.naive import response_law, response_logp, sample_naively
 
 VOCAB = 37
@@ -37,7 +37,8 @@ def _sample(student: Any, teacher: Any, prompts: list[list[int]], **changes: Any
         "seed": 3,
         **changes,
     }
-    settings["generator"] = torch.Generator().manual_seed(settings.pop("seed"))
+    positions = settings["max_new_tokens"]
+    settings["noise"] = Noise.of_rows(settings.pop("seed"), range(len(prompts)), positions)
     return sample(*as_decoder, prompts, **settings)
 
 
@@ -133,20 +134,22 @@ class TestLaw:
         other = response_law(*models, self.PROMPT, alphas=[1.0 - alpha] * 3, **self.LAW)
         assert abs(self._distance(rollouts.response_ids, other)) > 10
 
-    def test_given_the_coins_of_its_batch(self, models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    def test_given_the_coins_of_its_call(self, models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
         """Heads are drawn from the teacher and tails from the student, for every sequence of coins."""
-        batches, rows, limit, alpha = 24, 250, 3, 0.5
-        total = batches * rows
-        rollouts = _sample(
-            *models, [self.PROMPT] * total, alpha=alpha, max_new_tokens=limit, batch_rows=rows, seed=8, **self.DRAW
-        )
-        generator = torch.Generator().manual_seed(8)
-        torch.rand(total, limit, generator=generator, dtype=torch.float64)
+        rows, limit, alpha = 250, 3, 0.5
         by_coins: dict[tuple[bool, ...], list[list[int]]] = {}
-        for batch in range(batches):
-            tosses = torch.rand(limit, generator=generator, dtype=torch.float64)
-            responses = rollouts.response_ids[batch * rows : (batch + 1) * rows]
-            by_coins.setdefault(tuple((tosses < alpha).tolist()), []).extend(responses)
+        for seed in range(48):
+            rollouts = _sample(
+                *models,
+                [self.PROMPT] * rows,
+                alpha=alpha,
+                max_new_tokens=limit,
+                batch_rows=rows,
+                seed=seed,
+                **self.DRAW,
+            )
+            coins = Noise.of_rows(seed, [], limit).coin_T < alpha
+            by_coins.setdefault(tuple(coins.tolist()), []).extend(rollouts.response_ids)
         assert len(by_coins) == 2**limit
         for coins, responses in by_coins.items():
             law = response_law(*models, self.PROMPT, alphas=[float(coin) for coin in coins], **self.LAW)
@@ -162,13 +165,14 @@ class TestLaw:
                 averaged[response] += weight * mass
         assert averaged == pytest.approx(mixed, abs=1e-6)
 
-    def test_one_row_of_each_batch_against_the_mixture(self, models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    def test_one_row_of_each_call_against_the_mixture(self, models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
         law = response_law(*models, self.PROMPT, alphas=[0.4] * 2, **self.LAW)
-        rollouts = _sample(
-            *models, [self.PROMPT] * 1000, alpha=0.4, max_new_tokens=2, batch_rows=2, seed=5, **self.DRAW
-        )
-        # Rows of one batch share their coins; rows of different batches are independent.
-        assert abs(self._distance(rollouts.response_ids[::2], law)) < 3.5
+        # Rows of one call share their coins; calls of different seeds are independent.
+        drawn = [
+            _sample(*models, [self.PROMPT] * 2, alpha=0.4, max_new_tokens=2, batch_rows=2, seed=seed, **self.DRAW)
+            for seed in range(500)
+        ]
+        assert abs(self._distance([rollouts.response_ids[0] for rollouts in drawn], law)) < 3.5
 
     def test_the_naive_sampler_has_it(self, models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
         law = response_law(*models, self.PROMPT, alphas=[0.4] * 2, **self.LAW)
@@ -373,3 +377,17 @@ class TestArguments:
     def test_the_longest_row_fits_the_context_exactly(self, make_model: Make) -> None:
         rollouts = _sample(make_model("llama"), None, [[2, 3]], max_new_tokens=127, eos_ids=[])
         assert len(rollouts.response_ids[0]) == 127
+
+
+class TestNoise:
+    def test_a_row_has_its_own_wherever_it_is_drawn(self) -> None:
+        whole = Noise.of_rows(7, range(6), 5)
+        share = Noise.of_rows(7, [1, 3, 5], 5)
+        assert torch.equal(share.uniform_RT, whole.uniform_RT[1::2])
+        assert torch.equal(share.coin_T, whole.coin_T)
+
+    def test_rows_coins_and_seeds_differ(self) -> None:
+        noise = Noise.of_rows(7, range(3), 64)
+        streams = [*noise.uniform_RT, noise.coin_T, *Noise.of_rows(8, range(3), 64).uniform_RT]
+        assert len({tuple(stream.tolist()) for stream in streams}) == len(streams)
+        assert all(0.0 <= float(stream.min()) and float(stream.max()) < 1.0 for stream in streams)
