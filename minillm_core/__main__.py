@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     """One rank's share of the run, with every way it can end turned into an exit code."""
     # torch and its friends take seconds to import: a bad spec is told before.
+    import transformers
+
     from minillm_core.errors import RunError, SystemFault
     from minillm_core.failures import as_fault
     from minillm_core.run import run_job
@@ -47,6 +49,8 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     from minillm_core.train.events import EventLog
     from minillm_core.train.stop import LIFELINE_VARIABLE, StopFlag, Stopped, watch_supervisor
 
+    # Bars that redraw themselves are noise in a log file.
+    transformers.utils.logging.disable_progress_bar()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     lifeline = os.environ.get(LIFELINE_VARIABLE)
     watch_supervisor(int(lifeline) if lifeline else context.lifeline_fd)

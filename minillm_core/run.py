@@ -8,6 +8,7 @@ the run's state.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from minillm_core.spec import STUDENT_DIR, JobSpec, Phase, RunContext
 from minillm_core.train.checkpoints import Checkpoints, RunState, disk_fault
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.events import EventLog
-from minillm_core.train.loop import PhasePlan, Run, train_phase
+from minillm_core.train.loop import PhasePlan, Run, Score, train_phase
 from minillm_core.train.methods import SFT_METHOD, Method, resolve_method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rounds import Round
@@ -91,9 +92,9 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     teacher_subject = Subject(teacher, make_decoder(teacher))
     student = build_student(job, parts, ranks)
     if BEFORE not in state.results:
-        progress.enter(Phase.EVALUATING, "the teacher, and the student before training")
-        state.results["teacher"] = vars(parts.measurement.measure(teacher_subject, None))
-        state.results[BEFORE] = vars(_measured(work, student, teacher_subject))
+        announce = _announcer(progress, "the teacher")
+        state.results["teacher"] = vars(parts.measurement.measure(teacher_subject, None, announce))
+        state.results[BEFORE] = vars(_measured(work, student, teacher_subject, "the student before training"))
         progress.report(BEFORE, 1.0, step=0, total_steps=job.training.max_steps, force=True)
     if job.training.student_sft is not None:
         plan = PhasePlan.of_sft(job.training.student_sft, len(parts.dataset.train))
@@ -105,8 +106,7 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     side = TeacherSide(teacher, teacher_subject.decoder) if method.needs_teacher else None
     student = _trained(work, Phase.TRAINING, method, plan, student, side, rows)
 
-    progress.enter(Phase.EVALUATING, "the student after training")
-    state.results[AFTER] = vars(_measured(work, student, teacher_subject))
+    state.results[AFTER] = vars(_measured(work, student, teacher_subject, "the student after training"))
     progress.report(AFTER, 1.0, step=state.step, total_steps=job.training.max_steps, force=True)
     progress.enter(Phase.EXPORTING)
     if ranks.main:
@@ -172,7 +172,7 @@ def _trained(
     return model
 
 
-def _score(work: Work, method: Method) -> Any:
+def _score(work: Work, method: Method) -> Score:
     """What a phase is chosen by, as a number that is to be high."""
 
     def score(model: nn.Module, decoder: Decoder | None) -> tuple[dict[str, float], float]:
@@ -187,12 +187,17 @@ def _score(work: Work, method: Method) -> Any:
     return score
 
 
-def _measured(work: Work, student: nn.Module, teacher: Subject) -> Measured:
+def _measured(work: Work, student: nn.Module, teacher: Subject, who: str) -> Measured:
     source = decoding_source(student)
     subject = Subject(source, make_decoder(source))
-    measured = work.parts.measurement.measure(subject, teacher)
+    measured = work.parts.measurement.measure(subject, teacher, _announcer(work.run.progress, who))
     subject.decoder.release()
     return measured
+
+
+def _announcer(progress: Progress, who: str) -> Callable[[str], None]:
+    """Says which measurement begins: an evaluation can be longer than a phase of training."""
+    return lambda metric: progress.enter(Phase.EVALUATING, f"{who}: {metric}")
 
 
 def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
