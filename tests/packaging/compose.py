@@ -184,5 +184,3 @@ class LocalStack:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait(20)
-
-

@@ -187,7 +187,10 @@ def test_its_commands_run_a_job(document: dict[str, Any], tmp_path: Path) -> Non
     port = _free_port()
     with fresh_postgres_database(server) as database:
         there = environment_of(document["services"]["api"], SECRETS)
-        assert there["MINILLM_DATABASE_URL"] == f"postgresql://minillm:{SECRETS['POSTGRES_PASSWORD']}@postgres:5432/minillm"
+        assert (
+            there["MINILLM_DATABASE_URL"]
+            == f"postgresql://minillm:{SECRETS['POSTGRES_PASSWORD']}@postgres:5432/minillm"
+        )
         assert there["MINILLM_BROKER_URL"] == "redis://redis:6379/0"
         stack = LocalStack(
             document,

@@ -1,0 +1,57 @@
+"""The documents say what the code does: settings, endpoints, links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from api.app import create_app
+from store.settings import Settings
+from store.states import TRANSITIONS
+from store.vocabulary import JobState
+from tests.packaging.compose import ROOT
+from tests.packaging.settings_table import rows
+
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+
+
+def test_the_table_of_settings_is_that_of_the_class() -> None:
+    table = [line for line in (DOCS / "settings.md").read_text().splitlines() if line.startswith("|")]
+    assert table == rows(), "make it anew: python -m tests.packaging.settings_table"
+
+
+def test_every_endpoint_is_on_the_map(tmp_path: Path) -> None:
+    paths = create_app(Settings(data_dir=tmp_path)).openapi()["paths"]
+    served = {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
+    documented = re.findall(r"^\| `([A-Z]+ /\S+)` \|", (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert set(documented) == served
+    assert len(documented) == len(served)
+
+
+def test_the_picture_of_states_is_the_table_of_transitions() -> None:
+    drawn = re.findall(r"^    (\w+) --> (\w+):", (DOCS / "architecture.md").read_text(), re.MULTILINE)
+    allowed = {(state, to) for (state, _), choices in TRANSITIONS.items() for to in choices if state is not None}
+    assert {(str(state), str(to)) for state, to in allowed if to is not JobState.EXPIRED} == set(drawn)
+    assert len(drawn) == len(set(drawn))
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(re.findall(r"\]\(([\w./-]+)\)", (DOCS / "README.md").read_text()))
+    assert linked == {page.name for page in DOCS.glob("*.md")} - {"README.md"} | {"adr/"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    targets = re.findall(r"\]\((?!https?://)([^)#\s]+)(?:#[^)]*)?\)", text)
+    assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
+    rooms = r"(?:api|store|worker|minillm_core|client|migrations|tests|benchmarks|examples|docs)"
+    named = re.findall(rf"`({rooms}/[\w./-]+\.(?:py|md|ya?ml|jsonl))`", page.read_text())
+    assert not [name for name in named if not (ROOT / name).exists()]
