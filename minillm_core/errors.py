@@ -51,7 +51,15 @@ class UserError(RunError):
 
 
 class SystemFault(RunError):
-    """The program or its machine failed: the request was good."""
+    """The program or its machine failed: the request was good.
+
+    One that another time or another machine may not have (``retryable``: a full disk, memory that ran
+    out) is of the infrastructure, and the service tries it again; any other is a fault of the program.
+    """
 
     category = FailureCategory.SYSTEM
     exit_code = ExitCode.INTERNAL_ERROR
+
+    def failure(self, attempt: int | None = None) -> Failure:
+        failure = super().failure(attempt)
+        return failure.model_copy(update={"category": FailureCategory.INFRASTRUCTURE}) if self.retryable else failure

@@ -18,6 +18,18 @@ from store import migrate
 from store.clock import database_now
 
 _BUSY_TIMEOUT_SECONDS = 30.0
+"""How long a statement waits for another's lock, on both databases."""
+
+_POSTGRES = {
+    "connect_timeout": 10,
+    # A server that vanished without a word is noticed well within a lease, not after the kernel's quarter of an hour.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    # A process that is stopped inside a transaction would otherwise hold its job's row for as long as it sleeps.
+    "options": f"-c lock_timeout={_BUSY_TIMEOUT_SECONDS:g}s -c idle_in_transaction_session_timeout=30s",
+}
 
 
 class Database:
@@ -39,7 +51,9 @@ class Database:
             event.listen(self.engine, "connect", _on_sqlite_connect)
             event.listen(self.engine, "begin", _on_sqlite_begin)
         elif self.dialect == "postgresql":
-            self.engine = create_engine(self.url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+            # What the URL says itself counts: "options" given there take the place of ours.
+            ours = {name: value for name, value in _POSTGRES.items() if name not in self.url.query}
+            self.engine = create_engine(self.url, pool_pre_ping=True, connect_args=ours)
         else:
             raise ValueError(f"unsupported database {self.dialect!r}: use sqlite or postgresql")
         if self.dialect == "postgresql":

@@ -23,7 +23,7 @@ from store.outcomes import Outcome as Outcome
 from store.outcomes import RetryPolicy, settle
 from store.outcomes import Student as Student
 from store.recording import record_events
-from store.states import apply, lock
+from store.states import add_event, apply, lock
 from store.tables import Attempt, Checkpoint, Job, Worker
 from store.vocabulary import HELD, AttemptState, Cause, DesiredState, JobState, Keep
 
@@ -202,6 +202,28 @@ def record(session: Session, claim: Claim, events: Sequence[TrainerEvent]) -> in
     job, attempt = hold(session, claim)
     record_events(session, job, attempt, events)
     return attempt.recorded_seq
+
+
+def pass_over(session: Session, claim: Claim, point: ResumePoint, reason: str, *, lasting: bool) -> None:
+    """Say that a checkpoint could not be resumed from; ``lasting``: nor can it ever. Raises StaleAttempt."""
+    job, _ = hold(session, claim)
+    if lasting:
+        damaged = (
+            Checkpoint.job_id == point.job_id,
+            Checkpoint.attempt == point.attempt,
+            Checkpoint.path == point.path,
+            Checkpoint.manifest_sha256 == point.manifest_sha256,
+        )
+        session.execute(update(Checkpoint).where(*damaged).values(resumable=False))
+    add_event(
+        session,
+        job,
+        "message",
+        code="checkpoint_damaged",
+        level="warning",
+        message=f"A checkpoint is passed over: {reason}",
+        data={"attempt": point.attempt, "path": point.path, "step": point.step},
+    )
 
 
 def finish(session: Session, claim: Claim, outcome: Outcome, policy: RetryPolicy | None = None) -> JobState:

@@ -63,6 +63,8 @@ def _lock(engine: Engine) -> Iterator[None]:
             yield
         return
     with engine.connect() as connection:
+        # Another's migration may take longer than any statement of the service has to wait.
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
         connection.commit()
         try:

@@ -15,6 +15,10 @@ class ManifestError(Exception):
     """The folder is incomplete, damaged or not what was announced; the message says which file and why."""
 
 
+class Unreadable(ManifestError):
+    """A file cannot be opened or read here and now: it may be whole on another machine or at another time."""
+
+
 def file_sha256(path: Path) -> str:
     """Hex digest of a file, read in blocks."""
     with path.open("rb") as file:
@@ -33,7 +37,7 @@ def verify(
     try:
         raw = (folder / MANIFEST_FILE).read_bytes()
     except OSError as error:
-        raise ManifestError(f"{folder.name}: no readable manifest ({error.strerror})") from error
+        raise Unreadable(f"{folder.name}: no readable manifest ({error.strerror})") from error
     if hashlib.sha256(raw).hexdigest() != manifest_sha256:
         raise ManifestError(f"{folder.name}: the manifest is not the one that was announced")
     try:
@@ -57,5 +61,5 @@ def verify(
             if contents and file_sha256(path) != file.sha256:
                 raise ManifestError(f"{folder.name}: {file.name} is damaged (its sha256 differs)")
         except OSError as error:
-            raise ManifestError(f"{folder.name}: {file.name} cannot be read ({error.strerror})") from error
+            raise Unreadable(f"{folder.name}: {file.name} cannot be read ({error.strerror})") from error
     return manifest

@@ -42,7 +42,7 @@ class PreparedRun:
 
     run_dir: Path
     spec: JobSpec
-    damaged: list[tuple[ResumePoint, str]] = field(default_factory=list)
+    damaged: list[tuple[ResumePoint, ManifestError]] = field(default_factory=list)
     """Checkpoints that are passed over, and why."""
 
 
@@ -61,7 +61,7 @@ def prepare(
         # Only after the database went back to an older state: what lies there is not this attempt's.
         run_dir.rename(run_dir.with_name(f"{run_dir.name}.before-{claim.attempt_id}"))
     run_dir.mkdir(parents=True)
-    damaged: list[tuple[ResumePoint, str]] = []
+    damaged: list[tuple[ResumePoint, ManifestError]] = []
     context = RunContext(
         job_id=claim.job_id,
         attempt=claim.attempt,
@@ -78,7 +78,10 @@ def prepare(
 
 
 def _resumable(
-    claim: Claim, settings: Settings, damaged: list[tuple[ResumePoint, str]], keep_going: Callable[[], bool]
+    claim: Claim,
+    settings: Settings,
+    damaged: list[tuple[ResumePoint, ManifestError]],
+    keep_going: Callable[[], bool],
 ) -> list[Path]:
     """The newest checkpoints that verify, newest first; the others found on the way go into `damaged`."""
     good: list[Path] = []
@@ -90,7 +93,7 @@ def _resumable(
             verify(folder, kind="checkpoint", manifest_sha256=point.manifest_sha256)
         except ManifestError as error:
             logger.warning("%s: checkpoint passed over: %s", claim.job_id, error)
-            damaged.append((point, str(error)))
+            damaged.append((point, error))
         else:
             good.append(folder)
     return good

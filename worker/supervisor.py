@@ -8,6 +8,7 @@ the fence has moved on, the trainer is killed and nothing more is written.
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import threading
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from minillm_core.spec import (
@@ -31,16 +32,15 @@ from minillm_core.spec import (
 )
 from store.database import Database
 from store.errors import StaleAttempt, UnverifiedStudent
-from store.leases import Claim, finish, hold, record, record_process
+from store.leases import Claim, finish, pass_over, record, record_process
 from store.model_folders import NotAModel, describe
 from store.outcomes import Outcome, RetryPolicy, Student
 from store.settings import Settings
-from store.states import add_event
 from store.vocabulary import DesiredState, Keep
 from worker.guardian import boot_time
 from worker.launcher import TrainerLauncher
 from worker.lease_keeper import LeaseKeeper
-from worker.manifests import ManifestError, verify
+from worker.manifests import ManifestError, Unreadable, verify
 from worker.process_group import ProcessGroup, ProcessIdentity, rotate
 from worker.run_folder import PreparedRun, Unresolvable, prepare
 from worker.tail import EventTail, attempt_log
@@ -54,12 +54,13 @@ RECORD_SECONDS = 0.5
 """Time between batches of events, so that a fast trainer does not make a transaction of each step."""
 RETRY_SECONDS = 1.0
 """Wait after an error of the database."""
-HOUSEKEEPING_SECONDS = 5.0
+HOUSEKEEPING_SECONDS = 1.0
 LOG_LIMIT_BYTES = 32 << 20
 STALL_GRACE_SECONDS = 5.0
 """A trainer that hangs rarely answers a SIGTERM."""
 
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+"""Errors that say nothing of the write: a server that is gone, a session that it ended, a lock not had in time."""
 
 
 class Supervisor:
@@ -137,7 +138,8 @@ class Supervisor:
             message = f"This version of the worker cannot read the job's spec: {error.errors()[0]['msg']}"
             return Outcome.failed(Failure(code="internal_error", category=FailureCategory.SYSTEM, message=message))
         except OSError as error:
-            return _infrastructure("run_folder", f"The run folder cannot be written: {error.strerror}")
+            code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "run_folder"
+            return _infrastructure(code, f"The run folder cannot be written: {error.strerror}")
         self._report_damage(prepared)
         if self._reason() is not None:
             return judge(Ending(status=None, reason=self._reason()))
@@ -172,6 +174,7 @@ class Supervisor:
                 damage=damage,
                 lease_overdue=overdue,
                 out_of_memory=out_of_memory_kills() > oom_kills,
+                disk_full=self._disk_full or self._almost_full(),
                 silent_seconds=self._watchdog.silent_seconds,
                 log=attempt_log(self._run_dir).encode(),
             )
@@ -233,7 +236,10 @@ class Supervisor:
         self._housekeeping_at = time.monotonic() + HOUSEKEEPING_SECONDS
         for name in ("stdout.log", "stderr.log"):
             rotate(self._run_dir / name, LOG_LIMIT_BYTES)
-        self._disk_full = shutil.disk_usage(self._run_dir).free < self._settings.min_free_bytes
+        self._disk_full = self._almost_full()
+
+    def _almost_full(self) -> bool:
+        return shutil.disk_usage(self._run_dir).free < self._settings.min_free_bytes
 
     # --------------------------------------------------------------------------------------- the store
 
@@ -250,15 +256,10 @@ class Supervisor:
             logger.warning("%s: the trainer's pid was not recorded: %s", self._claim.job_id, type(error).__name__)
 
     def _report_damage(self, prepared: PreparedRun) -> None:
-        for point, reason in prepared.damaged:
-            data = {"attempt": point.attempt, "path": point.path, "step": point.step}
+        for point, error in prepared.damaged:
             try:
                 with self._database.write() as session:
-                    job, _ = hold(session, self._claim)
-                    message = f"A checkpoint is damaged and passed over: {reason}"
-                    add_event(
-                        session, job, "message", code="checkpoint_damaged", level="warning", message=message, data=data
-                    )
+                    pass_over(session, self._claim, point, str(error), lasting=not isinstance(error, Unreadable))
             except DATABASE_AWAY:
                 return
 

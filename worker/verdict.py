@@ -41,6 +41,8 @@ class Ending:
     lease_overdue: bool = False
     out_of_memory: bool = False
     """Whether the kernel killed something for want of memory while the trainer ran."""
+    disk_full: bool = False
+    """Whether the disk was almost full when the trainer ended: it may have had no room to say why."""
     silent_seconds: float = 0.0
     log: bytes = b""
 
@@ -80,6 +82,8 @@ def _failure(ending: Ending, code: int | None, signal: int | None) -> Failure:
         return _fault("disk_full", FailureCategory.INFRASTRUCTURE, "The disk of the worker is almost full")
     if ending.said is not None:
         return ending.said
+    if ending.disk_full and code != ExitCode.USER_ERROR:
+        return _fault("disk_full", FailureCategory.INFRASTRUCTURE, "The trainer ended while the disk was almost full")
     if ending.lease_overdue:
         return _fault("worker_lost", FailureCategory.INFRASTRUCTURE, "The worker could not renew its lease in time")
     if signal is not None:

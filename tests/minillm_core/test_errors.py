@@ -19,6 +19,12 @@ def test_failure_record() -> None:
 
 
 def test_our_own_fault() -> None:
-    fault = SystemFault("disk_full", "no space left", retryable=True)
-    assert fault.failure().category is FailureCategory.SYSTEM and fault.failure().retryable
+    fault = SystemFault("checkpoint_unreadable", "written by 2 ranks")
+    assert fault.failure().category is FailureCategory.SYSTEM and not fault.failure().retryable
     assert fault.exit_code is ExitCode.INTERNAL_ERROR
+
+
+def test_what_may_go_well_elsewhere_is_of_the_infrastructure() -> None:
+    fault = SystemFault("disk_full", "no space left", retryable=True)
+    assert fault.failure(3).category is FailureCategory.INFRASTRUCTURE and fault.failure().retryable
+    assert (fault.failure(3).attempt, fault.exit_code) == (3, ExitCode.INTERNAL_ERROR)

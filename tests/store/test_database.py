@@ -23,6 +23,20 @@ def test_write_rolls_back_on_error(database: Database) -> None:
         assert WorkerRepository(session).list() == []
 
 
+def test_waits_on_postgresql_are_bounded(database: Database) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("SQLite has its busy timeout")
+    with database.read() as session:
+        waits = [
+            session.scalar(text(f"SHOW {name}")) for name in ("lock_timeout", "idle_in_transaction_session_timeout")
+        ]
+    assert waits == ["30s", "30s"]
+    given = Database(f"{database.url.render_as_string(hide_password=False)}?options=-c%20lock_timeout%3D1s")
+    with given.read() as session:
+        assert session.scalar(text("SHOW lock_timeout")) == "1s"
+    given.dispose()
+
+
 def test_read_cannot_write_and_the_next_write_can(database: Database) -> None:
     for _ in range(2):
         with pytest.raises(DBAPIError), database.read() as session:

@@ -58,6 +58,8 @@ def test_a_pause_that_could_not_save_is_a_failure() -> None:
         (Ending(-9, lease_overdue=True), "worker_lost", "infrastructure"),
         (Ending(-9, reason=StopReason.STALLED), "stalled", "infrastructure"),
         (Ending(75, reason=StopReason.DISK_FULL), "disk_full", "infrastructure"),
+        (Ending(1, disk_full=True), "disk_full", "infrastructure"),
+        (Ending(64, disk_full=True), "invalid_value", "user"),
         (Ending(75, reason=StopReason.TIME_LIMIT), "time_limit", "user"),
     ],
 )
