@@ -73,9 +73,10 @@ def make_decoder(model: PreTrainedModel, *, dtype: torch.dtype | None = None, co
     """The fastest decoder that is right for ``model``.
 
     ``dtype`` is the number format to decode in (the model's own when left out); ``context`` overrides
-    the model's number of positions. LLaMA-shaped families get merged and packed copies of the weights
-    and no reference to ``model`` is kept; any other family runs through transformers, sharing the
-    model's parameters where the format is the same.
+    the model's number of positions. LLaMA-shaped families get merged and packed copies of the weights;
+    only the embedding and head tables are shared with ``model`` where the format is the same, and ``model``
+    itself may be dropped. Any other family runs through transformers, sharing all parameters where the
+    format is the same. Decode after :meth:`Decoder.refresh`, not between it and an optimizer step.
 
     Raises ValueError where the model's attention cannot take an explicit mask.
     """

@@ -112,6 +112,8 @@ class FusedDecoder:
     def refresh(self, model: PreTrainedModel) -> None:
         weights = effective_weights(model)
         embedding, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+        # Whole tables of the right format are shared, not copied; partitioned ones are gone after the call.
+        self._share = not any(hasattr(parameter, "ds_id") for parameter in model.parameters())
         self._embedding_VD = self._kept("_embedding_VD", embedding)
         tied = head.data_ptr() == embedding.data_ptr()
         self._head_VD = head_VD = self._embedding_VD if tied else self._kept("_head_VD", head)
@@ -128,7 +130,9 @@ class FusedDecoder:
         self._head = Projection(head_VD)
 
     def _kept(self, name: str, source: torch.Tensor) -> torch.Tensor:
-        """A copy of ``source`` in the memory of the copy before it."""
+        """``source`` itself where it can be shared, else a copy in the memory of the copy before it."""
+        if self._share and source.dtype == self.dtype:
+            return source
         kept = getattr(self, name, None)
         if kept is None:
             return source.to(self.dtype, copy=True)

@@ -142,6 +142,8 @@ def sample(
     together may be longer than a model's context.
     """
     _check(student, teacher, prompts, alpha, max_new_tokens, temperature, vocab, greedy)
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows must be at least 1, not {batch_rows}")
     if noise.uniform_RT.shape != (len(prompts), max_new_tokens):
         raise ValueError(
             f"noise of shape {tuple(noise.uniform_RT.shape)} for {len(prompts)} prompts and {max_new_tokens} tokens"

@@ -112,14 +112,24 @@ def test_refresh_takes_the_new_weights(kind: str, dtype: torch.dtype, make_model
     assert not torch.equal(decoder.score(tokens, [0])[0], fresh.score(tokens, [0])[0])
 
 
-def test_a_fused_decoder_holds_none_of_the_models_memory(make_model: Make) -> None:
+def test_a_fused_decoder_has_its_own_layers(make_model: Make) -> None:
     model = make_model("llama")
     decoder = make_decoder(model)
     before = decoder.score([[3, 4, 5]], [0])[0]
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.model.layers.parameters():
             parameter.zero_()
     assert torch.equal(decoder.score([[3, 4, 5]], [0])[0], before)
+
+
+def test_tables_are_shared_where_the_format_is_the_same(make_model: Make) -> None:
+    model = make_model("llama")
+    assert make_decoder(model).head.weight_VD.data_ptr() == model.lm_head.weight.data_ptr()
+    half = make_decoder(model, dtype=torch.bfloat16)
+    table = half.head.weight_VD
+    assert table.dtype == torch.bfloat16
+    half.refresh(model)
+    assert half.head.weight_VD is table
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])

@@ -360,6 +360,7 @@ class TestArguments:
             ({"alpha": 1.5}, "alpha"),
             ({"temperature": 0.0}, "temperature"),
             ({"max_new_tokens": 0}, "max_new_tokens"),
+            ({"batch_rows": 0}, "batch_rows"),
             ({"greedy": True}, "greedy"),
             ({"vocab": 41}, "vocab"),
             ({"max_new_tokens": 128}, "positions"),
@@ -390,4 +391,4 @@ class TestNoise:
         noise = Noise.of_rows(7, range(3), 64)
         streams = [*noise.uniform_RT, noise.coin_T, *Noise.of_rows(8, range(3), 64).uniform_RT]
         assert len({tuple(stream.tolist()) for stream in streams}) == len(streams)
-        assert all(0.0 <= float(stream.min()) and float(stream.max()) < 1.0 for stream in streams)
+        assert all(float(stream.min()) >= 0.0 and float(stream.max()) < 1.0 for stream in streams)
