@@ -29,6 +29,7 @@ import torch
 
 from minillm_core.rollout.decoder import Decoder
 from minillm_core.rollout.draw import draw, logp_from_hidden, logp_of
+from minillm_core.rollout.lazy_teacher import LazyTeacher
 from minillm_core.rollout.packing import packed_index, padded
 
 _COINS = 2**63
@@ -220,60 +221,6 @@ def _batches(prompts: list[list[int]], batch_rows: int) -> Iterator[list[int]]:
         yield order[index * len(order) // count : (index + 1) * len(order) // count]
 
 
-class _Scorer:
-    """The lazy teacher of one batch: what it has been fed, and the hidden states it gave."""
-
-    def __init__(self, teacher: Decoder, prompts: list[list[int]], settings: _Settings) -> None:
-        self._teacher = teacher
-        self._prompts = prompts
-        self._limit = settings.max_new_tokens
-        self.rows = list(range(len(prompts)))
-        """Rows of the batch that lie in its cache, ascending; all of them before the first call."""
-        self.fed = 0
-        """Response tokens fed so far."""
-        self.started = False
-        self.hidden_BTD = torch.empty(0)
-
-    def catch_up(self, upto: int, tokens_TB: torch.Tensor, ends: dict[int, int]) -> torch.Tensor:
-        """Feed the response tokens before position ``upto``; hidden states (rows, D) that predict ``upto``.
-
-        ``ends``: lengths of the rows known to have ended, of which no more than is needed is fed.
-        """
-        device = self._teacher.device
-        stops = {row: min(upto, ends.get(row, upto + 1) - 1) for row in self.rows}
-        if not self.started:
-            count = len(self.rows)
-            longest = max(map(len, self._prompts))
-            self._teacher.start(count, longest + self._limit - 1)
-            self.hidden_BTD = torch.empty(
-                count, self._limit, self._teacher.hidden_size, dtype=self._teacher.dtype, device=device
-            )
-            first = [longest - len(prompt) for prompt in self._prompts]
-            stop = [longest + stops[row] for row in self.rows]
-            chunk_BK = torch.cat((padded(self._prompts, device, left=True), tokens_TB[:upto].t()), dim=1)
-            hidden_BKD = self._teacher.chunk(chunk_BK, first, stop)[:, longest - 1 :]
-            self.hidden_BTD[:, : upto + 1] = hidden_BKD
-            self.started = True
-        else:
-            places = [place for place, row in enumerate(self.rows) if stops[row] > self.fed]
-            if len(places) < len(self.rows):
-                self._teacher.retire(torch.tensor(places, dtype=torch.long).to(device, non_blocking=True))
-                self.rows = [self.rows[place] for place in places]
-            rows_B = torch.tensor(self.rows, dtype=torch.long).to(device, non_blocking=True)
-            chunk_BK = tokens_TB[self.fed : upto].index_select(1, rows_B).t()
-            stop = [stops[row] - self.fed for row in self.rows]
-            hidden_BKD = self._teacher.chunk(chunk_BK, [0] * len(stop), stop)
-            self.hidden_BTD[:, self.fed + 1 : upto + 1].index_copy_(0, rows_B, hidden_BKD)
-        self.fed = upto
-        return hidden_BKD[:, -1]
-
-    def close(self, lengths: list[int], tokens_TB: torch.Tensor) -> None:
-        """Feed what is left of each row, its last token excepted."""
-        upto = max((lengths[row] - 1 for row in self.rows), default=0)
-        if upto > self.fed:
-            self.catch_up(upto, tokens_TB, dict(enumerate(lengths)))
-
-
 class _Batch:
     """One decoding batch: the student's rows, compacted as they end, and the buffers of what was drawn."""
 
@@ -298,7 +245,7 @@ class _Batch:
         self._rows = list(range(rows))
         self._rows_B = torch.arange(rows, device=device)
         self._ends: dict[int, int] = {}
-        self._scorer = None if teacher is None else _Scorer(teacher, prompts, settings)
+        self._scorer = None if teacher is None else LazyTeacher(teacher, prompts, settings.max_new_tokens)
 
     def decode(self) -> None:
         """Prefill, then one position after the other until every row has ended."""
