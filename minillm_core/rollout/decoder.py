@@ -36,7 +36,7 @@ class Decoder(Protocol):
     def refresh(self, model: PreTrainedModel) -> None:
         """Take over the weights of ``model`` (same architecture) after an optimizer step.
 
-        Under ZeRO-3 call it, and :func:`make_decoder`, within ``Engine.whole_parameters``.
+        Under ZeRO-3 call it, and :func:`make_decoder`, within ``Engine.whole_model``.
         """
 
     def start(self, rows: int, columns: int) -> None:

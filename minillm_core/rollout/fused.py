@@ -44,9 +44,9 @@ def fusible(model: nn.Module) -> bool:
     config = unwrapped(model).config
     if config.model_type not in FUSED_FAMILIES or config.hidden_act != "silu":
         return False
-    rotary = base_model(model).rotary_emb
+    rotary: Any = base_model(model).rotary_emb
     head_width = _head_width(config)
-    return (
+    return bool(
         getattr(rotary, "rope_type", None) in _STATIC_ROPES
         and rotary.inv_freq.shape[0] * 2 == head_width
         and head_width % 2 == 0
@@ -96,8 +96,9 @@ class FusedDecoder:
         self._eps: float = config.rms_norm_eps
         self._qk_norm = config.model_type == "qwen3"
         self._window_of = _windows(config)
-        self._rotary = copy.deepcopy(base_model(model).rotary_emb)
+        self._rotary: Any = copy.deepcopy(base_model(model).rotary_emb)
         self._layers: list[_Layer] = []
+        self._head: Projection
         self.refresh(model)
         self.device = self._embedding_VD.device
         # On a CPU attention over few queries is faster in float32, and exact, whatever format the weights have.
@@ -172,7 +173,7 @@ class FusedDecoder:
 
     def _new_layer(self, weights: dict[str, torch.Tensor], index: int, pairs: torch.Tensor) -> _Layer:
         tensors = self._tensors(weights, index, pairs)
-        fields = {
+        fields: dict[str, Any] = {
             name: Projection(*value) if isinstance(value, tuple) else self._own(value)
             for name, value in tensors.items()
         }

@@ -80,7 +80,7 @@ class TransformersDecoder:
     """See :class:`minillm_core.rollout.decoder.Decoder`.
 
     Shares the parameters of a model that has the format asked for and no adapter; the model is then put
-    into evaluation mode, and under ZeRO-3 used within ``Engine.whole_parameters``.
+    into evaluation mode, and under ZeRO-3 used within ``Engine.whole_model``.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, context: int | None) -> None:

@@ -9,6 +9,8 @@ Axes: N tokens, I inputs, O outputs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -30,7 +32,7 @@ class Projection:
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> None:
         self._packed = _packable(weight_OI)
-        self._weight: torch.Tensor | None = None
+        self._weight: Any = None
         self._bias: torch.Tensor | None = None
         self.load(weight_OI, bias_O)
 
