@@ -17,11 +17,11 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
-from torch import nn
 
 from minillm_core.errors import SystemFault, UserError
 from minillm_core.spec import DType, ResourceSpec
 from minillm_core.train.distributed import Ranks
+from minillm_core.train.student import StudentModule
 
 ENGINE_DIR = "engine"
 _TAG = "state"
@@ -56,7 +56,7 @@ class Engine:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: StudentModule,
         *,
         learning_rate: float,
         betas: tuple[float, float],
@@ -97,7 +97,7 @@ class Engine:
         self._parameters = parameters
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> StudentModule:
         return self._engine.module  # type: ignore[no-any-return]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -203,7 +203,7 @@ def train_phase(
                 if method.samples_student:
                     assert teacher is not None
                     run.progress.enter(Phase.GENERATING, f"round {number + 1}")
-                    round_, health, measured, _ = collect_round(
+                    round_, health, measured, work = collect_round(
                         number,
                         [rows[index] for index in cursor.take(method.rollouts_per_round)],
                         method,
@@ -215,7 +215,8 @@ def train_phase(
                         ranks=ranks,
                     )
                     latest.update(measured)
-                    run.events.metrics(phase, state.step, measured)
+                    timed = {f"{part}_seconds": seconds for part, seconds in work.seconds.items()}
+                    run.events.metrics(phase, state.step, {**measured, **timed})
                     for code, sentence in guards.observe(health).items():
                         run.events.message("warning", f"guard_{code}", sentence, step=state.step)
                     if guards.exhausted is not None:
@@ -257,7 +258,9 @@ def train_phase(
             speed = result.tokens / (now - clock)
             clock = now
             latest.update(result.metrics)
-            run.events.metrics(phase, state.step, {**result.metrics, "tokens_per_second": speed, "learning_rate": rate})
+            timed = {f"{part}_seconds": seconds for part, seconds in result.seconds.items()}
+            values = {**result.metrics, "tokens_per_second": speed, "learning_rate": rate, **timed}
+            run.events.metrics(phase, state.step, values)
             run.progress.report(
                 name,
                 state.step / plan.max_steps,

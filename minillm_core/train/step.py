@@ -36,6 +36,8 @@ class StepResult:
     metrics: dict[str, float]
     tokens: float
     """Prompt, response and corpus tokens of all ranks."""
+    seconds: dict[str, float]
+    """This rank's, by part: :data:`~minillm_core.train.stopwatch.STEP_PARTS`."""
 
 
 def train_step(
@@ -65,23 +67,26 @@ def train_step(
 
     makers = _micro_batches(rows, advantages, blocks_BT, method, teacher, micro_batch_tokens, pad_id, ranks)
     passes = int(ranks.max(float(len(makers))))
+    stopwatch = engine.module.stopwatch
     sums = torch.zeros(2, len(STATISTICS), dtype=torch.float64)
     loss_sum = 0.0
     for index in range(passes):
         batch = makers[index]() if index < len(makers) else _idle(rows, method, teacher, ranks)
         loss, statistics = engine(batch, method)
         scaled = loss * (method.lm_coef / corpus_counted if batch.corpus else 1.0 / max(counted, 1.0))
-        engine.backward(scaled, last=index == passes - 1)
+        with stopwatch.timed("backward"):
+            engine.backward(scaled, last=index == passes - 1)
         loss_sum += float(scaled.detach())
         sums[int(batch.corpus)] += statistics.double().cpu()
     if ranks.max(0.0 if math.isfinite(loss_sum) else 1.0) > 0:
         return None
-    norm = engine.step(learning_rate)
+    with stopwatch.timed("optimizer"):
+        norm = engine.step(learning_rate)
     totals = ranks.sum([loss_sum, *sums.flatten().tolist()])
     metrics = _metrics(totals, counted, corpus_counted, method)
     if math.isfinite(norm):
         metrics["grad_norm"] = norm
-    return StepResult(metrics, tokens)
+    return StepResult(metrics, tokens, stopwatch.take())
 
 
 def _advantages(rows: Sequence[TrainRow], method: Method, width: int, ranks: Ranks) -> list[torch.Tensor] | None:

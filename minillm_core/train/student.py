@@ -17,6 +17,7 @@ from torch import nn
 from minillm_core.models.families import base_model, output_head, unwrapped
 from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden, policy_loss_from_hidden
 from minillm_core.train.methods import Method, PolicyTerms
+from minillm_core.train.stopwatch import Stopwatch
 
 
 def head_of(model: nn.Module, vocab: int) -> Head:
@@ -57,6 +58,7 @@ class StudentModule(nn.Module):
     def __init__(self, model: nn.Module, *, vocab: int, teacher_head: Head | None, zero_stage: int) -> None:
         super().__init__()
         self.model = model
+        self.stopwatch = Stopwatch()
         self._vocab = vocab
         # A tuple keeps the teacher's weight out of this module's parameters.
         self._teacher_head = (teacher_head,)
@@ -80,7 +82,12 @@ class StudentModule(nn.Module):
         return output.last_hidden_state.flatten(0, 1).index_select(0, batch.select_N)
 
     def forward(self, batch: MicroBatch, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden_ND = self.hidden(batch)
+        with self.stopwatch.timed("student_forward"):
+            hidden_ND = self.hidden(batch)
+        with self.stopwatch.timed("loss"):
+            return self._loss(hidden_ND, batch, method)
+
+    def _loss(self, hidden_ND: torch.Tensor, batch: MicroBatch, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
         head = head_of(self.model, self._vocab)
         if method.policy is not None and not batch.corpus:
             return self._policy(hidden_ND, head, batch, method, method.policy)

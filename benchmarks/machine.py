@@ -1,0 +1,38 @@
+"""What this machine can do at best: the rate of a large matrix product and the bandwidth of its memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+_PRODUCT_WIDTH = 2048
+_STREAM_BYTES = 512 * 2**20
+_REPEATS = 4
+
+
+def _fastest(call: Callable[[], object], repeats: int = _REPEATS) -> float:
+    """Seconds of the fastest call, after one that does not count."""
+    call()
+    taken = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begin)
+    return min(taken)
+
+
+def product_rate(dtype: torch.dtype, width: int = _PRODUCT_WIDTH) -> float:
+    """Operations a second of a product of two square matrices, by the fastest library that torch has here."""
+    a_NN, b_NN = (torch.randn(width, width).to(dtype) for _ in range(2))
+    ways: list[Callable[[], object]] = [lambda: torch.mm(a_NN, b_NN)]
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(a_NN, b_NN, None, "none", [], ""))
+    return 2 * width**3 / min(map(_fastest, ways))
+
+
+def read_bandwidth(size: int = _STREAM_BYTES) -> float:
+    """Bytes a second of reading memory that no cache holds."""
+    stream = torch.ones(size // 4, dtype=torch.float32)
+    return size / _fastest(stream.sum)
