@@ -145,6 +145,47 @@ class MinillmClient:
         """A new attempt of a failed or expired job, from its newest valid `checkpoint` or from the `start`."""
         return self._verb(job_id, "retry", {"from": start_from})
 
+    def fork(
+        self,
+        job_id: str,
+        *,
+        checkpoint: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """A new job that begins from a checkpoint of this one, the newest when left out.
+
+        `overrides` are merged into this job's spec (RFC 7386), such as `{"training": {"max_steps": 2000}}`.
+        """
+        response = self._transport.request(
+            "POST",
+            self._path(job_id, "fork"),
+            json={"checkpoint": checkpoint, "overrides": dict(overrides or {})},
+            headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
+            idempotent=True,
+        )
+        return _parsed(Job, _json(response))
+
+    def update(
+        self,
+        job_id: str,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        max_runtime_seconds: int | None = None,
+    ) -> Job:
+        """Change what is given, whatever anybody else has changed meanwhile."""
+        given = {"name": name, "metadata": metadata, "priority": priority, "max_runtime_seconds": max_runtime_seconds}
+        patch = {field: value for field, value in given.items() if value is not None}
+        headers = {"If-Match": "*"}
+        response = self._transport.request("PATCH", self._path(job_id), json=patch, headers=headers, idempotent=True)
+        return _parsed(Job, _json(response))
+
+    def delete(self, job_id: str) -> None:
+        """Delete a finished job with all its files."""
+        self._transport.request("DELETE", self._path(job_id))
+
     def _verb(self, job_id: str, verb: str, body: Mapping[str, Any] | None = None, *, idempotent: bool = False) -> Job:
         response = self._transport.request("POST", self._path(job_id, verb), json=body, idempotent=idempotent)
         return _parsed(Job, _json(response))

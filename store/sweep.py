@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from minillm_core.spec import Failure, FailureCategory
+from minillm_core.spec import Failure, FailureCategory, TrainerEvent
 from store import retention
 from store.clock import database_now
 from store.outcomes import RetryPolicy, cancel_finally, end_lost, fail, resume_if_wanted
+from store.recording import record_events
 from store.settings import Settings
 from store.states import apply
 from store.tables import Attempt, Checkpoint, File, IdempotencyKey, Job
@@ -22,8 +24,17 @@ from store.vocabulary import HELD, TERMINAL, Cause, JobState
 _BATCH = 100
 _Row = TypeVar("_Row")
 
-ReadTail = Callable[[str, int], bytes | None]
-"""``(job_id, attempt) -> end of that attempt's log``, or None where this machine does not have it."""
+
+class RunFolders(Protocol):
+    """What attempts that are lost have left in their run folders, as far as this machine has them."""
+
+    def log_tail(self, job_id: str, attempt: int) -> bytes | None:
+        """The end of the attempt's log, or None."""
+        ...
+
+    def last_events(self, job_id: str, attempt: int) -> Sequence[TrainerEvent]:
+        """The newest events that its trainer wrote; more than were recorded already do no harm."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,25 +74,26 @@ def sweep(
     cancel_grace_seconds: float = 90.0,
     wake_seconds: float = 15.0,
     recover_leases: bool = True,
-    read_tail: ReadTail | None = None,
+    folders: RunFolders | None = None,
 ) -> Sweep:
     """One pass over what is due, at most 100 rows of each kind; rows another sweep works on are skipped.
 
     ``recover_leases=False`` leaves expired leases alone: a sweeper that was itself cut off from the
     database passes it for one lease's time afterwards, because then holders could not renew either
-    and an expired lease is no evidence of a dead one. ``read_tail`` gives the log of a lost attempt,
-    stored before its job can become terminal.
+    and an expired lease is no evidence of a dead one. ``folders`` gives what a lost attempt left: its log,
+    stored before its job can become terminal, and the events that its worker did not live to record, so
+    that the next attempt knows every checkpoint.
     """
     policy = policy or RetryPolicy()
     now = database_now(session)
     done = Sweep()
     if recover_leases:
         for job in _due(session, and_(Job.state.in_(HELD), Job.lease_expires_at <= now)):
-            _lease_expired(session, job, policy, read_tail)
+            _lease_expired(session, job, policy, folders)
             _note(done, job)
     grace = dt.timedelta(seconds=cancel_grace_seconds)
     for job in _due(session, and_(Job.state == JobState.CANCELLING, Job.desired_at <= now - grace)):
-        _take_away(session, job, read_tail, "cancel_grace_elapsed", "The worker did not stop the attempt in time")
+        _take_away(session, job, folders, "cancel_grace_elapsed", "The worker did not stop the attempt in time")
         cancel_finally(session, job, Cause.CANCEL_GRACE_ELAPSED)
         _note(done, job)
     # A holder watches the deadline itself and writes a last checkpoint: it has the same grace for that.
@@ -89,7 +101,7 @@ def sweep(
         and_(Job.state.not_in(HELD), Job.deadline_at <= now), and_(Job.state.in_(HELD), Job.deadline_at <= now - grace)
     )
     for job in _due(session, and_(Job.state.not_in(TERMINAL), overdue)):
-        _expire(session, job, read_tail)
+        _expire(session, job, folders)
         _note(done, job)
     done.wake = _to_wake(session, now, wake_seconds)
     _collect_deletions(session, now, done)
@@ -97,7 +109,7 @@ def sweep(
 
 
 def sweep_with(
-    session: Session, settings: Settings, *, recover_leases: bool = True, read_tail: ReadTail | None = None
+    session: Session, settings: Settings, *, recover_leases: bool = True, folders: RunFolders | None = None
 ) -> Sweep:
     """:func:`sweep` with the times that the settings give."""
     return sweep(
@@ -106,7 +118,7 @@ def sweep_with(
         cancel_grace_seconds=settings.cancel_grace_seconds,
         wake_seconds=settings.wake_seconds,
         recover_leases=recover_leases,
-        read_tail=read_tail,
+        folders=folders,
     )
 
 
@@ -122,30 +134,34 @@ def _due(session: Session, condition: ColumnElement[bool]) -> list[Job]:
     return list(session.scalars(statement))
 
 
-def _lease_expired(session: Session, job: Job, policy: RetryPolicy, read_tail: ReadTail | None) -> None:
+def _lease_expired(session: Session, job: Job, policy: RetryPolicy, folders: RunFolders | None) -> None:
     message = f"The worker {job.lease_owner} stopped renewing its lease"
     failure = Failure(code="worker_lost", category=FailureCategory.INFRASTRUCTURE, message=message, retryable=True)
-    attempt = _take_away(session, job, read_tail, failure.code, message)
+    attempt = _take_away(session, job, folders, failure.code, message)
     fail(session, job, attempt, failure, policy, Cause.LEASE_EXPIRED)
     resume_if_wanted(session, job)
 
 
-def _expire(session: Session, job: Job, read_tail: ReadTail | None) -> None:
+def _expire(session: Session, job: Job, folders: RunFolders | None) -> None:
     message = f"The job's {job.max_runtime_seconds} s have passed"
     if job.state in HELD:
-        _take_away(session, job, read_tail, "time_limit", message)
+        _take_away(session, job, folders, "time_limit", message)
     failure = Failure(code="time_limit", category=FailureCategory.USER, message=message, retryable=True)
     job.failure = failure.model_copy(update={"attempt": job.attempt or None}).model_dump(mode="json")
     apply(session, job, Cause.DEADLINE, message=message)
 
 
-def _take_away(session: Session, job: Job, read_tail: ReadTail | None, code: str, message: str) -> Attempt:
+def _take_away(session: Session, job: Job, folders: RunFolders | None, code: str, message: str) -> Attempt:
     """Raise the fence of a held job, so that its holder is refused from now on, and end its attempt."""
     attempt = session.scalar(select(Attempt).where(Attempt.job_id == job.id, Attempt.number == job.attempt))
     assert attempt is not None, f"{job.id} is held without an attempt"
+    if folders is not None:
+        # In a savepoint: whatever a trainer wrote, it must not keep the sweep from its work.
+        with contextlib.suppress(Exception), session.begin_nested():
+            record_events(session, job, attempt, folders.last_events(job.id, attempt.number))
     job.fence += 1
     category = FailureCategory.USER if code == "time_limit" else FailureCategory.INFRASTRUCTURE
-    log = read_tail(job.id, attempt.number) if read_tail is not None else None
+    log = folders.log_tail(job.id, attempt.number) if folders is not None else None
     end_lost(session, attempt, Failure(code=code, category=category, message=message), log)
     return attempt
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
+from minillm_core.spec import EVENTS_FILE, TrainerEvent
 from store.attempts import ended_attempts
 from store.blobs import LocalBlobs
 from store.broker import make_celery, wake
@@ -31,7 +32,7 @@ from store.sweep import Sweep, sweep_with
 from store.workers import WorkerRepository
 from worker.process_group import attempt_processes
 from worker.startup import UNAVAILABLE, configure_logging, end_on_sigterm, wait_for_schema
-from worker.tail import attempt_log
+from worker.tail import attempt_log, last_events
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Sweeper:
             # After an outage of the database nobody could renew: a lease that expired in it proves nothing.
             recover = not self._away and time.monotonic() >= self._recover_at
             with self._database.write() as session:
-                done = sweep_with(session, self._settings, recover_leases=recover, read_tail=self._read_tail)
+                done = sweep_with(session, self._settings, recover_leases=recover, folders=self)
             if self._away:
                 self._away = False
                 self._recover_at = time.monotonic() + self._settings.lease_seconds
@@ -88,8 +89,13 @@ class Sweeper:
                 process.kill()
         return ended
 
-    def _read_tail(self, job_id: str, attempt: int) -> bytes | None:
+    def log_tail(self, job_id: str, attempt: int) -> bytes | None:
+        """See :class:`store.sweep.RunFolders`."""
         return attempt_log(self._settings.run_dir(job_id, attempt)).encode() or None
+
+    def last_events(self, job_id: str, attempt: int) -> list[TrainerEvent]:
+        """See :class:`store.sweep.RunFolders`."""
+        return last_events(self._settings.run_dir(job_id, attempt) / EVENTS_FILE)
 
     def _report(self, done: Sweep) -> None:
         for kind in ("requeued", "failed", "paused", "cancelled", "expired"):

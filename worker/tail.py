@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 LONGEST_EVENT_BYTES = 4 << 20
 """A longer line is no event: it is skipped rather than held in memory."""
 _BLOCK_BYTES = 1 << 20
+LAST_EVENTS_BYTES = 1 << 20
+"""More than a worker leaves unrecorded, since it records twice a second."""
 
 
 class EventTail:
@@ -61,14 +63,35 @@ class EventTail:
         return events
 
     def _parse(self, line: bytes) -> TrainerEvent | None:
-        if not line.strip():
-            return None
-        try:
-            return parse_event(line)
-        except ValidationError as error:
+        event = _parsed(line, self._path)
+        if event is None and line.strip():
             self.malformed += 1
-            logger.warning("%s: a line is no event (%s)", self._path, error.errors()[0]["msg"])
-            return None
+        return event
+
+
+def _parsed(line: bytes, path: Path) -> TrainerEvent | None:
+    """The event of a line; None for an empty one, and for what is no event, which is logged."""
+    if not line.strip():
+        return None
+    try:
+        return parse_event(line)
+    except ValidationError as error:
+        logger.warning("%s: a line is no event (%s)", path, error.errors()[0]["msg"])
+        return None
+
+
+def last_events(path: Path, limit_bytes: int = LAST_EVENTS_BYTES) -> list[TrainerEvent]:
+    """The events in the last `limit_bytes` of an ``events.jsonl`` that nobody writes any more; [] without a file."""
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - limit_bytes)
+            file.seek(start)
+            lines = file.read().split(b"\n")
+    except OSError:
+        return []
+    # What was cut off, before the first line or after the last newline, is no line.
+    whole = lines[1 if start else 0 : -1]
+    return [event for line in whole if (event := _parsed(line, path)) is not None]
 
 
 def _last_bytes(path: Path, count: int) -> bytes:

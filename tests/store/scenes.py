@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select, update
@@ -82,6 +84,20 @@ def pass_time(session: Session, job_id: str, seconds: float) -> None:
         statement = update(Job).where(Job.id == job_id).values(**shifted)
         session.execute(statement.execution_options(synchronize_session=False))
     session.expire_all()
+
+
+@dataclass
+class LostRun:
+    """What a lost attempt left in its run folder (store.sweep.RunFolders)."""
+
+    log: bytes | None = None
+    events: Sequence[Any] = ()
+
+    def log_tail(self, job_id: str, attempt: int) -> bytes | None:
+        return self.log
+
+    def last_events(self, job_id: str, attempt: int) -> Sequence[Any]:
+        return self.events
 
 
 def phase(seq: int, phase: Phase = Phase.TRAINING) -> PhaseEvent:

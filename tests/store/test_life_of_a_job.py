@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from minillm_core.spec import MessageEvent
+from minillm_core.spec import CheckpointRemovedEvent, MessageEvent
 from store.checkpoints import CheckpointRepository
 from store.database import Database
 from store.errors import Conflict, NotFound, StaleAttempt, UnverifiedStudent
@@ -17,7 +17,7 @@ from store.models import ModelRepository
 from store.sweep import Sweep, sweep
 from store.vocabulary import AttemptState, DesiredState, JobState, Keep, RetryFrom
 from tests.store import scenes
-from tests.store.scenes import OWNER, attempts, make_job, pass_time, row, take
+from tests.store.scenes import OWNER, LostRun, attempts, make_job, pass_time, row, take
 
 S = JobState
 
@@ -321,7 +321,7 @@ class TestSweep:
     def test_lost_worker_is_retried_then_fails(self, database: Database) -> None:
         job_id = make_job(database, scheduling={"max_attempts": 2})
         take(database)
-        assert later(database, job_id, 31, read_tail=lambda job, attempt: b"last words").requeued == [job_id]
+        assert later(database, job_id, 31, folders=LostRun(b"last words")).requeued == [job_id]
         (attempt,) = attempts(database, job_id)
         assert (attempt.state, attempt.log_tail) == (AttemptState.LOST, "last words")
         with database.write() as session:
@@ -330,6 +330,24 @@ class TestSweep:
         assert later(database, job_id, 31).failed == [job_id]
         job = row(database, job_id)
         assert job.failure is not None and job.failure["code"] == "worker_lost" and job.failure["attempt"] == 2
+
+    def test_what_a_lost_worker_did_not_live_to_record_is_recorded(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1))
+        old, new = "checkpoints/training-1", "checkpoints/training-2"
+        removed = CheckpointRemovedEvent(seq=5, time=scenes.TIME, path=old)
+        left = LostRun(events=[scenes.checkpoint(3, 1), scenes.checkpoint(4, 2), removed, scenes.progress(6, 3)])
+        assert later(database, job_id, 31, folders=left).requeued == [job_id]
+        assert (row(database, job_id).step, attempts(database, job_id)[0].recorded_seq) == (3, 6)
+        with database.write() as session:
+            pass_time(session, job_id, 1000)
+        assert [point.path for point in take(database).resume] == [new]
+
+    def test_what_no_database_takes_does_not_hold_a_sweep_up(self, database: Database) -> None:
+        job_id, _ = running(database)
+        left = LostRun(events=[scenes.checkpoint(3, 1, bytes=1 << 80)])
+        assert later(database, job_id, 31, folders=left).requeued == [job_id]
+        assert attempts(database, job_id)[0].recorded_seq == 2
 
     def test_a_live_lease_is_left_alone(self, database: Database) -> None:
         job_id, _ = running(database)

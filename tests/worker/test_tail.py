@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from worker import tail
-from worker.tail import EventTail, attempt_log
+from worker.tail import EventTail, attempt_log, last_events
 
 
 def _line(seq: int) -> bytes:
@@ -50,6 +50,16 @@ class TestEventTail:
             assert _seqs(events) == []
             file.write(b"\n" + _line(2))
             assert _seqs(events) == [2]
+
+
+class TestLastEvents:
+    def test_gives_whole_lines_of_the_end(self, tmp_path: Path) -> None:
+        path = tmp_path / "events.jsonl"
+        assert last_events(path) == []
+        lines = [_line(number) for number in range(1, 30)]
+        path.write_bytes(b"".join(lines) + b'{"type": "mess')
+        assert [event.seq for event in last_events(path)] == list(range(1, 30))
+        assert [event.seq for event in last_events(path, limit_bytes=len(lines[-1]) + 30)] == [29]
 
 
 class TestAttemptLog:

@@ -1,0 +1,1 @@
+"""Does a job survive everything? The real service under random faults: see ``__main__``."""
