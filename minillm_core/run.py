@@ -9,7 +9,7 @@ the run's state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from minillm_core.evaluate.report import build_report, sample_answers_of
 from minillm_core.export.card import RunFacts, Sample
 from minillm_core.export.card import Score as CardScore
 from minillm_core.export.student import write_student
+from minillm_core.models.families import unwrapped
 from minillm_core.prepare import Parts, build_student, prepare
 from minillm_core.rollout.decoder import Decoder, make_decoder
 from minillm_core.spec import STUDENT_DIR, JobSpec, Phase, RunContext
@@ -89,6 +90,8 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     work = Work(run, parts, resumed)
     method = resolve_method(job)
     teacher = _fine_tuned_teacher(work)
+    parts = replace(parts, teacher=teacher)
+    work = replace(work, parts=parts)
     teacher_subject = Subject(teacher, make_decoder(teacher))
     student = build_student(job, parts, ranks)
     if BEFORE not in state.results:
@@ -136,7 +139,8 @@ def _fine_tuned_teacher(work: Work) -> PreTrainedModel:
     if sft is not None:
         teacher.requires_grad_(True)
         plan = PhasePlan.of_sft(sft, len(work.parts.dataset.train))
-        _trained(work, Phase.TEACHER_SFT, SFT_METHOD, plan, teacher, None, work.parts.dataset.train)
+        trained = _trained(work, Phase.TEACHER_SFT, SFT_METHOD, plan, teacher, None, work.parts.dataset.train)
+        teacher = unwrapped(trained)
     teacher.requires_grad_(False)
     return teacher
 
@@ -154,7 +158,7 @@ def _trained(
     run, resumed = work.run, work.resumed
     if phase.value not in run.state.completed:
         here = resumed if resumed is not None and resumed.phase == phase.value else None
-        train_phase(
+        model = train_phase(
             run,
             name=phase.value,
             phase=phase,

@@ -9,7 +9,7 @@ Axes: N tokens that count, B rows, T positions, D hidden width, V vocabulary.
 
 from __future__ import annotations
 
-import functools
+import types
 from typing import Any, NamedTuple
 
 import torch
@@ -159,18 +159,16 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
     bring dropout back. A forward pass without gradients or with a cache is left as it is.
     """
     for layer in decoder_layers(model):
-        layer.forward = _recomputed(layer.forward)
+        # A bound method, because a deep copy of the model binds it to the copy's own layer.
+        layer.forward = types.MethodType(_recomputed, layer)
 
 
-def _recomputed(forward: Any) -> Any:
-    @functools.wraps(forward)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        cached = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
-        if cached or not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return run
+def _recomputed(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    forward = types.MethodType(type(layer).forward, layer)
+    cached = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
+    if cached or not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:

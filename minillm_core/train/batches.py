@@ -64,12 +64,12 @@ def corpus_batch(blocks_BT: torch.Tensor, *, device: torch.device) -> MicroBatch
     )
 
 
-def idle_batch(like: TrainRow, width: int | None, *, policy: bool, device: torch.device) -> MicroBatch:
+def idle_batch(token_id: int, width: int | None, *, policy: bool, device: torch.device) -> MicroBatch:
     """One token and nothing counted: a rank without rows left joins the collectives of the others.
 
     ``width`` is the teacher's hidden width where the loss uses the teacher.
     """
-    ids_BT = torch.tensor([like.prompt_ids[:1]], device=device)
+    ids_BT = torch.tensor([[token_id]], device=device)
     empty = torch.zeros(0, device=device)
     return MicroBatch(
         input_ids_BT=ids_BT,

@@ -105,9 +105,18 @@ class Checkpoints:
                 shutil.rmtree(leftover, ignore_errors=True)
         ranks.barrier()
 
-    def save(self, state: RunState, engine: Engine | None, round_: Round | None, metrics: dict[str, float]) -> None:
+    def save(
+        self,
+        state: RunState,
+        engine: Engine | None,
+        round_: Round | None,
+        metrics: dict[str, float],
+        *,
+        resumable: bool = True,
+    ) -> None:
         """Write the state after ``state.step`` steps; returns when it is on the disk and announced.
 
+        One that is not ``resumable`` keeps the best weights of a run that went wrong; it displaces no other.
         Raises SystemFault ``disk_full`` when the disk is.
         """
         state.ordinal += 1
@@ -124,18 +133,24 @@ class Checkpoints:
             torch.save(own, aside / f"rank-{self._ranks.rank}.pt")
             self._ranks.barrier()
             if self._ranks.main:
-                self._commit(aside, name, state, metrics)
+                self._commit(aside, name, state, metrics, resumable)
         except OSError as error:
             if self._ranks.main:
                 shutil.rmtree(aside, ignore_errors=True)
             raise disk_fault(error, "the checkpoint") from error
         self._ranks.barrier()
 
-    def _commit(self, aside: Path, name: str, state: RunState, metrics: dict[str, float]) -> None:
+    def _commit(self, aside: Path, name: str, state: RunState, metrics: dict[str, float], resumable: bool) -> None:
         (aside / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
         for source in (self.weights, self.kept):
             _link_files(source, aside / source.name)
-        data = {"phase": state.phase, "step": state.step, "world": self._ranks.world, "metrics": metrics}
+        data = {
+            "phase": state.phase,
+            "step": state.step,
+            "world": self._ranks.world,
+            "resumable": resumable,
+            "metrics": metrics,
+        }
         digest = commit_folder(aside, self._folder / name, "checkpoint", data)
         manifest_bytes = (self._folder / name / MANIFEST_FILE).stat().st_size
         total = sum(path.stat().st_size for path in (self._folder / name).rglob("*") if path.is_file())
@@ -146,10 +161,11 @@ class Checkpoints:
             bytes_=total - manifest_bytes,
             manifest_sha256=digest,
             best=state.step == state.best_step,
-            resumable=True,
+            resumable=resumable,
             metrics=metrics,
         )
-        self._prune(state)
+        if resumable:
+            self._prune(state)
 
     def _prune(self, state: RunState) -> None:
         """Keep the newest and the best of the phase under way."""
@@ -158,11 +174,12 @@ class Checkpoints:
             phase, step = folder.name.split("-")[1], int(folder.name.rsplit("-", 1)[1])
             if phase == state.phase and step == state.best_step:
                 continue
-            # First out of sight, then away: a folder under its own name is always whole.
+            # First said, so that nobody is offered what is gone; then out of sight, then away: a folder under
+            # its own name is always whole.
+            self._events.checkpoint_removed(f"{CHECKPOINTS_DIR}/{folder.name}")
             doomed = folder.with_name(f".{folder.name}")
             folder.rename(doomed)
             shutil.rmtree(doomed)
-            self._events.checkpoint_removed(f"{CHECKPOINTS_DIR}/{folder.name}")
 
     def _own(self) -> list[Path]:
         """This run folder's checkpoints, newest first."""
@@ -183,6 +200,8 @@ class Checkpoints:
                     manifest = verify_folder(folder)
                 except FolderDamaged as damage:
                     self._events.message("warning", "checkpoint_damaged", f"{damage}; trying the one before")
+                    continue
+                if not manifest.data.get("resumable", True):
                     continue
                 if manifest.data.get("world") != self._ranks.world:
                     problem = (

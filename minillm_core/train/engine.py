@@ -9,6 +9,7 @@ undone by the factor ``world`` in :meth:`Engine.backward`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from torch import nn
 
 from minillm_core.errors import SystemFault, UserError
 from minillm_core.spec import DType, ResourceSpec
@@ -27,6 +29,8 @@ ENGINE_DIR = "engine"
 _TAG = "state"
 _ADAM_EPS = 1e-8
 _FP16_INITIAL_SCALE_POWER = 11
+_LOWEST_SCALE = "loss scale already at minimum"
+"""Of the plain Exception that DeepSpeed raises then."""
 _BUCKET_ELEMENTS = 200_000_000
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -73,7 +77,10 @@ class Engine:
                 param="/training/dtype",
             )
         self._ranks = ranks
+        self._dtype = dtype
         self.zero_stage = effective_zero_stage(resources, dtype, ranks)
+        self._plain = _hollow_copy(module.model) if self.zero_stage == 3 else module.model
+        self._gathered = False
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if resources.cpu_offload:
             optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(
@@ -111,18 +118,27 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._ranks.world)
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> float | None:
         """Clip and apply the accumulated gradients; returns their norm before clipping.
 
-        The norm is nan where the loss scale overflowed and the step was skipped.
+        The norm is None where it is not known: without ZeRO over several ranks, and where float16 overflowed
+        its loss scale, which DeepSpeed answers with a lower scale and without a step. Any other norm that is
+        not finite, and an overflow at the lowest scale, is the run's divergence; it is returned as it is.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = self._local_norm() if self.zero_stage == 0 else None
-        self._engine.step()
+        try:
+            self._engine.step()
+        except Exception as error:
+            if _LOWEST_SCALE in str(error):
+                return math.inf
+            raise
         if norm is None:
             norm = self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        if norm is None or (self._dtype == "float16" and not math.isfinite(norm)):
+            return None
+        return float(norm)
 
     def _local_norm(self) -> torch.Tensor | None:
         """DeepSpeed reports no norm without ZeRO; one rank has all gradients at hand."""
@@ -132,13 +148,38 @@ class Engine:
         return torch.nn.utils.get_total_norm(grads) if grads else None
 
     @contextlib.contextmanager
-    def whole_parameters(self) -> Iterator[None]:
-        """Within it every rank sees every parameter whole, which under ZeRO-3 it otherwise does not."""
-        if self.zero_stage < 3:
-            yield
+    def whole_model(self) -> Iterator[nn.Module]:
+        """The model with every parameter whole on every rank, to decode with, to measure or to save.
+
+        Below ZeRO-3 it is the model in training itself. Under ZeRO-3, whose parameters lie in pieces and
+        whose hooks would scatter them again after each layer, it is a twin without hooks that borrows the
+        gathered tensors for as long as the context lasts. Every rank enters and leaves together.
+        """
+        if self.zero_stage < 3 or self._gathered:
+            yield self._plain
             return
-        with deepspeed.zero.GatheredParameters(list(self.module.parameters())):
-            yield
+        scattered = list(self.module.model.parameters())
+        borrowed = list(self._plain.parameters())
+        with deepspeed.zero.GatheredParameters(scattered):
+            for parameter, source in zip(borrowed, scattered, strict=True):
+                parameter.data = source.data
+            self._gathered = True
+            try:
+                yield self._plain
+            finally:
+                self._gathered = False
+                for parameter in borrowed:
+                    parameter.data = parameter.data.new_empty(0)
+
+    def finished_model(self) -> nn.Module:
+        """The model for what comes after this engine, with parameters of its own; every rank calls this."""
+        if self.zero_stage < 3:
+            return self._plain
+        with self.whole_model() as whole:
+            tensors = [parameter.data.clone() for parameter in whole.parameters()]
+        for parameter, tensor in zip(self._plain.parameters(), tensors, strict=True):
+            parameter.data = tensor
+        return self._plain
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer and loss scale of all ranks into ``folder``; every rank calls this."""
@@ -153,6 +194,15 @@ class Engine:
     def close(self) -> None:
         """Free the optimizer's memory and hooks, so that the module can go into another engine."""
         self._engine.destroy()
+
+
+def _hollow_copy(model: nn.Module) -> nn.Module:
+    """A copy of all but the tensors of the parameters, which are empty in it."""
+    empty = {
+        id(parameter): nn.Parameter(parameter.data.new_empty(0), requires_grad=parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    return copy.deepcopy(model, empty)
 
 
 def _config(stage: int, dtype: DType, grad_clip: float, cpu_offload: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -117,8 +117,10 @@ def train_phase(
     resume_from: Path | None,
     round_: Round | None,
     random_state: dict[str, Any] | None,
-) -> None:
-    """Train ``model`` in place and leave the best weights in ``weights/<name>.safetensors``.
+) -> nn.Module:
+    """Train ``model`` and leave the best weights in ``weights/<name>.safetensors``.
+
+    Returns the model as the last step left it: ``model`` itself or, under ZeRO-3, a whole copy of it.
 
     With ``resume_from`` the state of ``run`` is that of the checkpoint and training goes on from
     its step. Raises :class:`Stopped` after a checkpoint when asked to stop, UserError
@@ -162,35 +164,37 @@ def train_phase(
     decoder: Decoder | None = None
     latest: dict[str, float] = {}
 
-    def current_decoder() -> Decoder:
+    def current_decoder(whole: nn.Module) -> Decoder:
         """The student's decoder with the weights of this step."""
         nonlocal decoder
-        with engine.whole_parameters():
-            source = decoding_source(model)
-            decoder = refresh_decoder(decoder, source, training.decode_dtype or training.dtype)
+        decoder = refresh_decoder(decoder, decoding_source(whole), training.decode_dtype or training.dtype)
         return decoder
 
-    def save() -> None:
+    def save(*, healthy: bool = True) -> None:
         state.cursor = cursor.state_dict()
         state.corpus_cursor = None if corpus_cursor is None else corpus_cursor.state_dict()
         state.guards = guards.state_dict()
-        run.checkpoints.save(state, engine, round_, latest)
+        if healthy:
+            run.checkpoints.save(state, engine, round_, latest)
+        else:
+            # Nothing to go on from, only the best weights so far.
+            run.checkpoints.save(state, None, None, latest, resumable=False)
 
     def evaluate() -> None:
         run.progress.enter(Phase.EVALUATING, f"dev set after {state.step} steps")
         samples = method.selection == "rouge_l"
-        with engine.whole_parameters():
-            metrics, value = score(model, current_decoder() if samples else None)
+        with engine.whole_model() as whole:
+            metrics, value = score(whole, current_decoder(whole) if samples else None)
         latest.update(metrics)
         run.events.metrics(phase, state.step, metrics)
         if state.best_score is None or value > state.best_score:
             state.best_score, state.best_step = value, state.step
-            save_weights(model, engine, best_file, ranks)
+            save_weights(engine, best_file, ranks)
         run.progress.enter(phase)
 
-    def give_up(message: str) -> None:
+    def give_up(message: str, *, healthy: bool) -> NoReturn:
         run.events.message("error", "loss_diverged", message, step=state.step)
-        save()
+        save(healthy=healthy)
         raise UserError("loss_diverged", f"{message}; the best student so far is kept (step {state.best_step})")
 
     try:
@@ -203,17 +207,18 @@ def train_phase(
                 if method.samples_student:
                     assert teacher is not None
                     run.progress.enter(Phase.GENERATING, f"round {number + 1}")
-                    round_, health, measured, work = collect_round(
-                        number,
-                        [rows[index] for index in cursor.take(method.rollouts_per_round)],
-                        method,
-                        student=current_decoder(),
-                        teacher=teacher.decoder,
-                        sampling=run.sampling,
-                        rows_per_step=plan.rows_per_step,
-                        seed=seed,
-                        ranks=ranks,
-                    )
+                    with engine.whole_model() as whole:
+                        round_, health, measured, work = collect_round(
+                            number,
+                            [rows[index] for index in cursor.take(method.rollouts_per_round)],
+                            method,
+                            student=current_decoder(whole),
+                            teacher=teacher.decoder,
+                            sampling=run.sampling,
+                            rows_per_step=plan.rows_per_step,
+                            seed=seed,
+                            ranks=ranks,
+                        )
                     latest.update(measured)
                     timed = {f"{part}_seconds": seconds for part, seconds in work.seconds.items()}
                     run.events.metrics(phase, state.step, {**measured, **timed})
@@ -221,7 +226,9 @@ def train_phase(
                         run.events.message("warning", f"guard_{code}", sentence, step=state.step)
                     if guards.exhausted is not None:
                         rounds = guards.past[guards.exhausted]
-                        give_up(f"the guard {guards.exhausted} was past its limit {rounds} rounds in a row")
+                        give_up(
+                            f"the guard {guards.exhausted} was past its limit {rounds} rounds in a row", healthy=True
+                        )
                     run.progress.enter(phase)
                 else:
                     round_ = dataset_round(number, rows, cursor, method, plan, seed, ranks)
@@ -249,8 +256,7 @@ def train_phase(
                 ranks=ranks,
             )
             if result is None:
-                give_up(f"the loss of step {state.step + 1} is not finite")
-            assert result is not None
+                give_up(f"the loss or the gradient of step {state.step + 1} is not finite", healthy=False)
             state.step += 1
             round_.steps_done += 1
             now = time.monotonic()
@@ -279,12 +285,14 @@ def train_phase(
                 clock = time.monotonic()
             if stopping and not last:
                 raise Stopped(f"stopped after {state.step} steps")
+        trained = engine.finished_model()
     finally:
         if decoder is not None:
             decoder.release()
         engine.close()
     state.completed.append(name)
     state.results[name] = {"steps": state.step, "best_step": state.best_step, "best_score": state.best_score}
+    return trained
 
 
 def dataset_round(

@@ -56,8 +56,8 @@ def train_step(
     """Accumulate the gradient over this rank's micro-batches and apply it.
 
     Losses are sums over tokens divided by the number of tokens of all ranks, once, here: the
-    result does not depend on the split into micro-batches or ranks. Returns None, with nothing
-    applied, when the loss is not finite on some rank.
+    result does not depend on the split into micro-batches or ranks. Returns None when the loss, with
+    nothing applied, or the gradient is not finite on some rank: the engine is then of no more use.
     """
     corpus_tokens = 0 if blocks_BT is None else blocks_BT.shape[0] * (blocks_BT.shape[1] - 1)
     response_tokens = sum(len(row.response_ids) for row in rows)
@@ -71,7 +71,7 @@ def train_step(
     sums = torch.zeros(2, len(STATISTICS), dtype=torch.float64)
     loss_sum = 0.0
     for index in range(passes):
-        batch = makers[index]() if index < len(makers) else _idle(rows, method, teacher, ranks)
+        batch = makers[index]() if index < len(makers) else _idle(method, teacher, pad_id, ranks)
         loss, statistics = engine(batch, method)
         scaled = loss * (method.lm_coef / corpus_counted if batch.corpus else 1.0 / max(counted, 1.0))
         with stopwatch.timed("backward"):
@@ -83,8 +83,10 @@ def train_step(
     with stopwatch.timed("optimizer"):
         norm = engine.step(learning_rate)
     totals = ranks.sum([loss_sum, *sums.flatten().tolist()])
+    if ranks.max(0.0 if norm is None or math.isfinite(norm) else 1.0) > 0:
+        return None
     metrics = _metrics(totals, counted, corpus_counted, method)
-    if math.isfinite(norm):
+    if norm is not None:
         metrics["grad_norm"] = norm
     return StepResult(metrics, tokens, stopwatch.take())
 
@@ -138,10 +140,10 @@ def _micro_batches(
     return makers
 
 
-def _idle(rows: Sequence[TrainRow], method: Method, teacher: TeacherSide | None, ranks: Ranks) -> MicroBatch:
+def _idle(method: Method, teacher: TeacherSide | None, pad_id: int, ranks: Ranks) -> MicroBatch:
     uses_teacher = method.policy is not None or method.divergence is not None
     width = hidden_size(teacher.model) if uses_teacher and teacher is not None else None
-    return idle_batch(rows[0], width, policy=method.policy is not None, device=ranks.device)
+    return idle_batch(pad_id, width, policy=method.policy is not None, device=ranks.device)
 
 
 def _metrics(totals: list[float], counted: float, corpus_counted: float, method: Method) -> dict[str, float]:

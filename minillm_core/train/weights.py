@@ -26,9 +26,9 @@ def trainable(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_weights(model: nn.Module, engine: Engine, path: Path, ranks: Ranks) -> None:
+def save_weights(engine: Engine, path: Path, ranks: Ranks) -> None:
     """Write the trained weights to ``path``, whole or not at all; every rank calls this."""
-    with engine.whole_parameters():
+    with engine.whole_model() as model:
         if ranks.main:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable(model).items()}
             aside = path.with_name(f".{path.name}.{os.getpid()}")
