@@ -42,8 +42,9 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     # torch and its friends take seconds to import: a bad spec is told before.
     import transformers
 
-    from minillm_core.errors import RunError, SystemFault
+    from minillm_core.errors import RunError
     from minillm_core.failures import as_fault
+    from minillm_core.rank_failures import RANK_LOST, forget_failures, leave_failure, left_failure
     from minillm_core.run import run_job
     from minillm_core.train.distributed import Ranks
     from minillm_core.train.events import EventLog
@@ -57,21 +58,31 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     stop = StopFlag()
     stop.install()
     ranks = Ranks.start()
+    forget_failures(run_dir, ranks.rank)
     events = EventLog(run_dir, enabled=ranks.main)
+
+    def fail(error: RunError) -> int:
+        failure = error.failure(context.attempt)
+        if error.code == RANK_LOST:
+            failure = left_failure(run_dir) or failure
+        if ranks.main and failure.code != RANK_LOST:
+            events.failure(failure)
+        else:
+            # Not ours to tell: the main rank or the launcher does, who may know better.
+            leave_failure(run_dir, ranks.rank, failure)
+        return error.exit_code
+
     try:
         run_job(job, context, run_dir, ranks, events, stop)
     except Stopped as stopped:
         events.message("info", "stopped", str(stopped))
         return ExitCode.STOPPED
     except RunError as error:
-        events.failure(error.failure(context.attempt))
         print(error, file=sys.stderr)
-        return error.exit_code
+        return fail(error)
     except Exception as error:
         traceback.print_exc()
-        fault: SystemFault = as_fault(error)
-        events.failure(fault.failure(context.attempt))
-        return fault.exit_code
+        return fail(as_fault(error))
     finally:
         events.close()
     ranks.close()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 
 from minillm_core.errors import SystemFault
+from minillm_core.rank_failures import RANK_LOST
 from minillm_core.train.checkpoints import FULL_DISK, disk_fault
 
+_LOST_RANK_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc")
 
 
 def as_fault(error: Exception) -> SystemFault:
-    """A full disk and exhausted memory have codes of their own; anything else is ``internal_error``."""
+    """A full disk, exhausted memory and a lost rank have codes of their own; the rest is ``internal_error``."""
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return disk_fault(error, "the run's files")
     text = str(error)
@@ -22,4 +25,8 @@ def as_fault(error: Exception) -> SystemFault:
             f"training.activation_checkpointing, or raise resources.zero_stage ({text.split(chr(10), 1)[0]})",
             retryable=True,
         )
+    if isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in text.lower() for word in _LOST_RANK_WORDS)
+    ):
+        return SystemFault(RANK_LOST, f"another rank of the run is gone: {text}", retryable=True)
     return SystemFault("internal_error", f"{type(error).__name__}: {text or 'no message'}", retryable=False)

@@ -13,10 +13,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from minillm_core.spec import ExitCode
+from minillm_core.rank_failures import forget_failures, left_failure
+from minillm_core.spec import EVENTS_FILE, ExitCode, FailureEvent, parse_event
+from minillm_core.train.events import EventLog
 from minillm_core.train.stop import LIFELINE_VARIABLE
 
 _KILL_GRACE_SECONDS = 20.0
@@ -30,12 +33,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launch_ranks(run_dir: Path, ranks: int) -> int:
-    """Start ``ranks`` processes of this program, forward SIGTERM and SIGINT, and wait for all.
+def launch_ranks(run_dir: Path, ranks: int, program: Sequence[str] = ("-m", "minillm_core")) -> int:
+    """Start ``ranks`` processes of ``program``, forward SIGTERM and SIGINT, and wait for all.
 
     Returns 0 when all ended well, else the code of the rank that failed first. When one rank
     fails, the others wait for it in a collective: they get SIGTERM and, after a grace, SIGKILL.
+    A failure that the main rank could not report is added to the events, unless a signal ended a
+    rank: what sent it is the supervisor's to find out.
     """
+    forget_failures(run_dir)
+    events = run_dir / EVENTS_FILE
+    said_before = events.stat().st_size if events.exists() else 0
     lifeline = os.environ.get(LIFELINE_VARIABLE)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // ranks))
     shared = {
@@ -48,7 +56,7 @@ def launch_ranks(run_dir: Path, ranks: int) -> int:
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "minillm_core", str(run_dir)],
+            [sys.executable, *program, str(run_dir)],
             env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             pass_fds=[int(lifeline)] if lifeline else [],
         )
@@ -67,9 +75,7 @@ def launch_ranks(run_dir: Path, ranks: int) -> int:
     deadline = 0.0
     while any(process.poll() is None for process in processes):
         codes = [code for process in processes if (code := process.poll()) is not None]
-        failed = [code for code in codes if code not in (ExitCode.DONE, ExitCode.STOPPED)]
-        if failed and first_failure is None:
-            first_failure = failed[0]
+        if first_failure is None and (first_failure := _worst(codes)) is not None:
             deadline = time.monotonic() + _KILL_GRACE_SECONDS
             forward(signal.SIGTERM, None)
         if first_failure is not None and time.monotonic() > deadline:
@@ -77,8 +83,34 @@ def launch_ranks(run_dir: Path, ranks: int) -> int:
         time.sleep(_POLL_SECONDS)
     codes = [process.returncode for process in processes]
     if first_failure is None:
-        first_failure = next((code for code in codes if code not in (ExitCode.DONE, ExitCode.STOPPED)), None)
+        first_failure = _worst(codes)
     if first_failure is not None:
+        if first_failure >= 0:
+            _report_failure(run_dir, said_before)
         # A rank ended by a signal: report it as a shell would, so that the supervisor can tell.
         return first_failure if first_failure >= 0 else 128 - first_failure
     return int(ExitCode.STOPPED) if ExitCode.STOPPED in codes else int(ExitCode.DONE)
+
+
+def _worst(codes: Sequence[int]) -> int | None:
+    """The code that tells most of those that ended badly at one look: a signal, then whatever comes first."""
+    failed = [code for code in codes if code not in (ExitCode.DONE, ExitCode.STOPPED)]
+    return next((code for code in failed if code < 0), failed[0] if failed else None)
+
+
+def _report_failure(run_dir: Path, said_before: int) -> None:
+    """Add the failure that some rank left, unless there is one in the events after ``said_before`` bytes."""
+    failure = left_failure(run_dir)
+    if failure is None:
+        return
+    events = run_dir / EVENTS_FILE
+    if events.exists():
+        with events.open("rb") as file:
+            file.seek(said_before)
+            said = file.read().splitlines(keepends=True)
+        # A last line without its end was cut short with the main rank.
+        if any(isinstance(parse_event(line), FailureEvent) for line in said if line.endswith(b"\n")):
+            return
+    log = EventLog(run_dir)
+    log.failure(failure)
+    log.close()
