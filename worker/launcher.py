@@ -51,7 +51,7 @@ class TorchLauncher:
 
 def _package_root() -> Path:
     """The folder that `minillm_core` is imported from: the run folder, in which the trainer starts, is another."""
-    return Path(minillm_core.spec.__file__).resolve().parents[1]
+    return Path(minillm_core.spec.__file__).resolve().parents[2]
 
 
 def _cores() -> int:

@@ -1,0 +1,45 @@
+"""What is measured of a student, and what it is exported as."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from minillm_core.spec.base import DType, FileReference, Strict
+
+MetricName = Literal["rouge_l", "exposure_bias", "calibration", "diversity", "divergence", "lm_loss"]
+
+
+class EvaluationSpec(Strict):
+    metrics: list[MetricName] = Field(default_factory=lambda: list(DEFAULT_METRICS))
+    max_rows: int = Field(200, ge=1)
+    """Dev rows used by the evaluation before and after."""
+    seeds: list[int] = Field(default_factory=lambda: [10], min_length=1)
+    """One sampled evaluation for each; the report gives their mean."""
+    decoding: Literal["greedy", "sample"] = "sample"
+    temperature: float = Field(1.0, gt=0, le=10)
+    no_repeat_ngram_size: int = Field(0, ge=0)
+    samples: int = Field(4, ge=0, le=100)
+    """Prompts whose answers before and after are kept in the report."""
+    calibration_file: FileReference | None = None
+    """Rows `{"instruction", "answer"}`; the dataset's dev rows with short answers when left out."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _once(cls, value: list[MetricName]) -> list[MetricName]:
+        if len(set(value)) != len(value):
+            raise ValueError("a metric is named twice")
+        return value
+
+
+DEFAULT_METRICS: tuple[MetricName, ...] = ("rouge_l", "divergence")
+
+
+ExportFormat = Literal["safetensors"]
+
+
+class ExportSpec(Strict):
+    formats: list[ExportFormat] = Field(default=["safetensors"], min_length=1)
+    dtype: DType | None = None
+    """Number format of the exported weights; the training dtype when left out."""

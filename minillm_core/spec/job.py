@@ -1,0 +1,69 @@
+"""The whole job, as a user asks for it."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator, model_validator
+
+from minillm_core.spec.base import Strict
+from minillm_core.spec.evaluation import EvaluationSpec, ExportSpec
+from minillm_core.spec.methods import GKD, SFT, Method, MiniLLM
+from minillm_core.spec.models import CorpusSpec, DatasetSpec, StudentSpec, TeacherSpec
+from minillm_core.spec.training import GuardSpec, ResourceSpec, SchedulingSpec, TrainingSpec
+
+
+class JobSpec(Strict):
+    """One distillation job, as a user asks for it."""
+
+    name: str | None = Field(None, max_length=200)
+    seed: int = Field(0, ge=0, lt=2**32)
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """At most 16 pairs, names up to 64 characters, values up to 512."""
+    teacher: TeacherSpec
+    student: StudentSpec
+    dataset: DatasetSpec
+    pretrain_corpus: CorpusSpec | None = None
+    method: Method
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    guards: GuardSpec = Field(default_factory=GuardSpec)
+    resources: ResourceSpec = Field(default_factory=ResourceSpec)
+    scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
+    export: ExportSpec = Field(default_factory=ExportSpec)
+
+    @field_validator("metadata")
+    @classmethod
+    def _small(cls, value: dict[str, str]) -> dict[str, str]:
+        check_metadata(value)
+        return value
+
+    @model_validator(mode="after")
+    def _geometry(self) -> JobSpec:
+        rows = self.training.rows_per_step
+        rollouts: int | None = None
+        if isinstance(self.method, MiniLLM):
+            rollouts = self.method.resolved().rollouts_per_round
+        elif isinstance(self.method, GKD):
+            rollouts = self.method.rollouts_per_round
+        if rollouts is not None and rollouts % rows:
+            raise ValueError(
+                f"method.rollouts_per_round ({rollouts}) must be a multiple of training.rows_per_step ({rows})"
+            )
+        if rows % self.resources.ranks:
+            raise ValueError(
+                f"training.rows_per_step ({rows}) must be a multiple of resources.gpus ({self.resources.ranks})"
+            )
+        if isinstance(self.method, SFT) and self.training.student_sft is not None:
+            # The method is itself the fine-tuning: a phase of the same before it would be it twice.
+            self.training.student_sft = None
+        return self
+
+
+def check_metadata(value: dict[str, str]) -> None:
+    """Raise ValueError where metadata is over its limits: 16 pairs, 64 characters a name, 512 a value."""
+    if len(value) > 16:
+        raise ValueError("at most 16 pairs")
+    for name, text in value.items():
+        if not name or len(name) > 64:
+            raise ValueError("names have 1 to 64 characters")
+        if len(text) > 512:
+            raise ValueError(f"the value of {name!r} has more than 512 characters")

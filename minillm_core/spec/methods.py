@@ -1,0 +1,165 @@
+"""The training methods and their settings; the recipes of MiniLLM."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from minillm_core.spec.base import Divergence, Strict
+
+
+class _Sampling(Strict):
+    temperature: float = Field(1.0, gt=0, le=10)
+    """Divides the logits of teacher and student alike, in sampling and in every log-probability."""
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _full_support(self) -> _Sampling:
+        if self.top_k != 0 or self.top_p != 1.0:
+            raise ValueError(
+                "top_k and top_p must stay off (0 and 1.0) while training: a token that one model's filter removes "
+                "has probability zero there, so the importance weight and the reverse KL are undefined"
+            )
+        return self
+
+
+class SFT(Strict):
+    """Cross-entropy on the dataset's own responses (the baseline `SFT w/o KD`)."""
+
+    type: Literal["sft"]
+
+
+class KD(Strict):
+    """Word-level distillation on the dataset's responses: (1-k) cross-entropy + k divergence."""
+
+    type: Literal["kd"]
+    kd_ratio: float = Field(0.5, ge=0, le=1)
+    divergence: Divergence = "forward_kl"
+    temperature: float = Field(1.0, gt=0, le=10)
+    jsd_beta: float = Field(0.5, gt=0, lt=1)
+    skew_alpha: float = Field(0.1, gt=0, lt=1)
+
+
+class SeqKD(_Sampling):
+    """Cross-entropy on responses sampled from the teacher, never on the dataset's own (Kim & Rush 2016)."""
+
+    type: Literal["seqkd"]
+    kd_ratio: float = Field(0.0, ge=0, le=1)
+    """Share of the word-level forward KL; 0 is the paper's SeqKD, 0.5 the reference script's."""
+
+
+class GKD(_Sampling):
+    """A divergence on a mixture of the student's own responses and the dataset's (Agarwal et al. 2024)."""
+
+    type: Literal["gkd"]
+    on_policy_fraction: float = Field(1.0, ge=0, le=1)
+    divergence: Divergence = "jsd"
+    jsd_beta: float = Field(0.5, gt=0, lt=1)
+    skew_alpha: float = Field(0.1, gt=0, lt=1)
+    rollouts_per_round: int | None = Field(None, ge=1)
+    """Responses sampled before each set of steps; `rows_per_step` when left out."""
+
+
+class MiniLLM(_Sampling):
+    """Reverse KL minimised on-policy by policy gradient (arXiv 2306.08543).
+
+    Settings left out take the value of the recipe: see :data:`RECIPES` and docs/algorithm.md.
+    """
+
+    type: Literal["minillm"]
+    recipe: Literal["default", "paper", "reference"] = "default"
+    teacher_mix_alpha: float | None = Field(None, ge=0, lt=1)
+    """Share of the teacher in the sampling distribution (paper section 2.2, teacher-mixed sampling)."""
+    rollouts_per_round: int | None = Field(None, ge=1)
+    inner_epochs: int | None = Field(None, ge=1, le=64)
+    cliprange: float | None = Field(None, gt=0, lt=1)
+    clip: bool | None = None
+    """Whether the surrogate is clipped at `1 +- cliprange`."""
+    reward_scale: float | None = Field(None, gt=0)
+    reward_clip: float | None = Field(None, gt=0)
+    reward_start: Literal["next", "current"] | None = None
+    gamma: float | None = Field(None, ge=0, le=1)
+    length_norm: bool | None = None
+    whitening: Literal["off", "masked", "padded"] | None = None
+    long_part: bool | None = None
+    """Whether the policy-gradient part is in the loss; off leaves the single-step part alone."""
+    single_step: bool | None = None
+    """Whether the exact single-step part is in the loss (paper equation 4)."""
+    single_step_weighted: bool | None = None
+    """Whether the single-step part carries the importance weight, as in the paper's equation 7."""
+    lm_coef: float | None = Field(None, ge=0)
+    kd_ratio: float | None = Field(None, ge=0, le=1)
+    """Share of forward KL to the teacher within the pre-training loss."""
+
+    def resolved(self) -> ResolvedMiniLLM:
+        """The recipe's values with this method's own on top; nothing is left open."""
+        given = self.model_dump(exclude_none=True, exclude={"type", "recipe"})
+        return ResolvedMiniLLM(recipe=self.recipe, **{**RECIPES[self.recipe], **given})
+
+
+class ResolvedMiniLLM(Strict):
+    """A :class:`MiniLLM` with every setting decided."""
+
+    recipe: str
+    temperature: float
+    top_k: int
+    top_p: float
+    teacher_mix_alpha: float
+    rollouts_per_round: int
+    inner_epochs: int
+    cliprange: float
+    clip: bool
+    reward_scale: float
+    reward_clip: float | None
+    reward_start: Literal["next", "current"]
+    gamma: float
+    length_norm: bool
+    whitening: Literal["off", "masked", "padded"]
+    long_part: bool
+    single_step: bool
+    single_step_weighted: bool
+    lm_coef: float
+    kd_ratio: float
+
+
+_PAPER: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "teacher_mix_alpha": 0.2,
+    "rollouts_per_round": 256,
+    "inner_epochs": 4,
+    "cliprange": 0.2,
+    "clip": True,
+    "reward_scale": 1.0,
+    "reward_clip": None,
+    "reward_start": "next",
+    "gamma": 1.0,
+    "length_norm": True,
+    "whitening": "off",
+    "long_part": True,
+    "single_step": True,
+    "single_step_weighted": True,
+    "lm_coef": 1.0,
+    "kd_ratio": 0.0,
+}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": _PAPER,
+    "default": {**_PAPER, "whitening": "masked"},
+    "reference": {
+        **_PAPER,
+        "reward_scale": 0.5,
+        "reward_clip": 100.0,
+        "reward_start": "current",
+        "gamma": 0.95,
+        "whitening": "padded",
+        "single_step_weighted": False,
+        "kd_ratio": 0.5,
+    },
+}
+"""What each recipe sets; the differences are those of the published code against the paper."""
+
+Method = Annotated[SFT | KD | SeqKD | GKD | MiniLLM, Field(discriminator="type")]

@@ -1,0 +1,70 @@
+"""The run folder: what the worker writes into it, and what whole folders consist of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from minillm_core.spec.base import Strict
+from minillm_core.spec.job import JobSpec
+
+SPEC_FILE = "spec.json"
+CONTEXT_FILE = "run.json"
+EVENTS_FILE = "events.jsonl"
+CHECKPOINTS_DIR = "checkpoints"
+STUDENT_DIR = "student"
+MANIFEST_FILE = "manifest.json"
+
+
+class RunContext(Strict):
+    """Where on this machine the things lie that a :class:`JobSpec` names; ``RUN_DIR/run.json``.
+
+    Without the file the trainer resolves ``path:`` against the current folder and the run folder,
+    which is how it is run by hand.
+    """
+
+    job_id: str | None = None
+    attempt: int = Field(1, ge=1)
+    models: dict[str, str] = Field(default_factory=dict)
+    """Model reference -> folder, for every `path:` and `model_` reference of the spec."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """File reference -> path."""
+    resume_from: list[str] = Field(default_factory=list)
+    """Checkpoint folders of earlier attempts, newest first; the first that verifies is used."""
+    hub_cache: str | None = None
+    hub_offline: bool = False
+    lifeline_fd: int | None = None
+    """Read end of a pipe held by the supervisor; its end of file means that the supervisor is gone."""
+
+
+def load_run(run_dir: Path) -> tuple[JobSpec, RunContext]:
+    """Read ``spec.json`` and, when present, ``run.json``.
+
+    Raises FileNotFoundError without a spec and pydantic.ValidationError where it is not valid.
+    """
+    spec = JobSpec.model_validate_json((run_dir / SPEC_FILE).read_text())
+    context_path = run_dir / CONTEXT_FILE
+    context = RunContext.model_validate_json(context_path.read_text()) if context_path.exists() else RunContext()
+    return spec, context
+
+
+class ManifestFile(Strict):
+    name: str
+    """Path relative to the folder, with forward slashes."""
+    bytes: int
+    sha256: str
+
+
+class Manifest(Strict):
+    """What a checkpoint or an exported student consists of; written last, named in the event."""
+
+    kind: Literal["checkpoint", "student"]
+    created_at: str
+    files: list[ManifestFile]
+    data: dict[str, Any] = Field(default_factory=dict)
+
+    def dumps(self) -> bytes:
+        return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
