@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minillm_core.objectives.divergences import Settings, check_kind
 from minillm_core.objectives.policy_gradient import surrogate_terms
-from minillm_core.objectives.sweep import DivergenceTerm, Head, TokenTerm, attach, gradients_needed, sweep
+from minillm_core.objectives.sweep import DivergenceTerm, Head, TokenTerm, as_head, attach, gradients_needed, sweep
 
 __all__ = [
     "CrossEntropyLoss",
@@ -72,9 +72,9 @@ class CrossEntropyLoss:
 def divergence_from_hidden(
     kind: str,
     student_hidden_ND: Tensor,
-    student_head: Head,
+    student_head: Head | Tensor,
     teacher_hidden_ND: Tensor,
-    teacher_head: Head,
+    teacher_head: Head | Tensor,
     *,
     chunk_tokens: int | None = None,
     temperature: float = 1.0,
@@ -86,7 +86,7 @@ def divergence_from_hidden(
     Args:
         kind: one of :data:`~minillm_core.objectives.divergences.KINDS`.
         student_hidden_ND: final hidden states of the student at the positions that predict the tokens.
-        student_head: head of the student.
+        student_head: head of the student; a tensor is the weight (V, D) of a head that is a product alone.
         teacher_hidden_ND: those of the teacher, of its own width.
         teacher_head: head of the teacher, over the same vocabulary.
         chunk_tokens: tokens whose logits exist at one time; by memory when left out.
@@ -101,6 +101,7 @@ def divergence_from_hidden(
         ValueError: unknown kind, vocabularies or token counts that differ, a setting out of range.
     """
     check_kind(kind)
+    student_head, teacher_head = as_head(student_head), as_head(teacher_head)
     weights_N = None if weights_N is None else weights_N.detach()
     term = DivergenceTerm(
         kind, teacher_hidden_ND, teacher_head, Settings(**params), temperature=temperature, weights_N=weights_N
@@ -113,9 +114,9 @@ def divergence_from_hidden(
 def token_divergences_from_hidden(
     kind: str,
     student_hidden_ND: Tensor,
-    student_head: Head,
+    student_head: Head | Tensor,
     teacher_hidden_ND: Tensor,
-    teacher_head: Head,
+    teacher_head: Head | Tensor,
     *,
     chunk_tokens: int | None = None,
     temperature: float = 1.0,
@@ -123,17 +124,19 @@ def token_divergences_from_hidden(
 ) -> Tensor:
     """The divergence of each token, (N,), without gradient; arguments as :func:`divergence_from_hidden`."""
     check_kind(kind)
-    term = DivergenceTerm(kind, teacher_hidden_ND, teacher_head, Settings(**params), temperature=temperature)
-    return sweep(student_hidden_ND, student_head, divergence_term=term, chunk_tokens=chunk_tokens).divergences_N
+    term = DivergenceTerm(kind, teacher_hidden_ND, as_head(teacher_head), Settings(**params), temperature=temperature)
+    return sweep(
+        student_hidden_ND, as_head(student_head), divergence_term=term, chunk_tokens=chunk_tokens
+    ).divergences_N
 
 
 def policy_loss_from_hidden(
     student_hidden_ND: Tensor,
-    student_head: Head,
+    student_head: Head | Tensor,
     targets_N: Tensor,
     *,
     teacher_hidden_ND: Tensor | None,
-    teacher_head: Head | None,
+    teacher_head: Head | Tensor | None,
     old_logp_N: Tensor,
     advantages_N: Tensor,
     weights_N: Tensor,
@@ -168,6 +171,7 @@ def policy_loss_from_hidden(
     """
     if (teacher_hidden_ND is None) != (teacher_head is None):
         raise ValueError("give teacher_hidden_ND and teacher_head together")
+    student_head = as_head(student_head)
     if single_step and teacher_head is None:
         raise ValueError("the single-step part needs the teacher's hidden states and head")
     held_N = torch.zeros(targets_N.shape, dtype=torch.bool, device=student_hidden_ND.device)
@@ -186,7 +190,7 @@ def policy_loss_from_hidden(
         divergence_term = DivergenceTerm(
             "reverse_kl",
             teacher_hidden_ND,
-            teacher_head,
+            as_head(teacher_head),
             temperature=temperature,
             weights_N=None if single_step_weights_N is None else single_step_weights_N.detach(),
             coefficient=1.0 if single_step else 0.0,
@@ -215,14 +219,14 @@ def policy_loss_from_hidden(
 
 def cross_entropy_from_hidden(
     hidden_ND: Tensor,
-    head: Head,
+    head: Head | Tensor,
     targets_N: Tensor,
     *,
     cross_entropy_weight: float = 1.0,
     divergence: str | None = None,
     divergence_weight: float = 0.0,
     teacher_hidden_ND: Tensor | None = None,
-    teacher_head: Head | None = None,
+    teacher_head: Head | Tensor | None = None,
     weights_N: Tensor | None = None,
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
@@ -247,6 +251,7 @@ def cross_entropy_from_hidden(
     Raises:
         ValueError: a divergence without a teacher, unknown kind, vocabularies or token counts that differ.
     """
+    head = as_head(head)
     weights_N = None if weights_N is None else weights_N.detach()
     divergence_term = token_term = None
     if divergence is not None:
@@ -256,7 +261,7 @@ def cross_entropy_from_hidden(
         divergence_term = DivergenceTerm(
             divergence,
             teacher_hidden_ND,
-            teacher_head,
+            as_head(teacher_head),
             Settings(**params),
             temperature=temperature,
             weights_N=weights_N,
@@ -285,7 +290,7 @@ def cross_entropy_from_hidden(
 
 def logp_from_hidden(
     hidden_ND: Tensor,
-    head: Head,
+    head: Head | Tensor,
     targets_N: Tensor,
     *,
     temperature: float = 1.0,
@@ -300,7 +305,7 @@ def logp_from_hidden(
         return logp_R, logp_R
 
     term = TokenTerm(targets_N, nothing, temperature)
-    return sweep(hidden_ND, head, token_term=term, chunk_tokens=chunk_tokens).logp_N
+    return sweep(hidden_ND, as_head(head), token_term=term, chunk_tokens=chunk_tokens).logp_N
 
 
 def _weighted_sum(values_N: Tensor, weights_N: Tensor | None) -> Tensor:

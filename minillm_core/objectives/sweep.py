@@ -68,6 +68,11 @@ class Head:
         return torch.float32 if self.weight_VD.device.type == "cpu" and dtype != torch.float64 else dtype
 
 
+def as_head(head: Head | Tensor) -> Head:
+    """A bare weight (V, D) as the head that it is."""
+    return Head(head) if isinstance(head, Tensor) else head
+
+
 @dataclass(frozen=True)
 class TokenTerm:
     """A loss that depends on the student's log-probability of each target alone."""

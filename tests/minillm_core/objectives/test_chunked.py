@@ -399,3 +399,16 @@ def test_tied_embedding_gets_both_gradients():
         got = torch.autograd.grad(loss, embedding)[0]
         dense = functional.cross_entropy(hidden(embedding) @ embedding.T, targets, reduction="sum")
         torch.testing.assert_close(got, torch.autograd.grad(dense, embedding)[0])
+
+
+def test_a_bare_weight_is_a_head() -> None:
+    random = torch.Generator().manual_seed(0)
+    student, teacher, heads = (torch.randn(*shape, generator=random) for shape in ((5, 4), (5, 6), (2, 9, 6)))
+    weights = heads[0][:, :4].contiguous(), heads[1]
+    targets = torch.tensor([0, 3, 8, 1, 2])
+    for kind in ("reverse_kl", "jsd"):
+        bare = divergence_from_hidden(kind, student, weights[0], teacher, weights[1])
+        assert bare == divergence_from_hidden(kind, student, Head(weights[0]), teacher, Head(weights[1]))
+    assert torch.equal(
+        logp_from_hidden(student, weights[0], targets), logp_from_hidden(student, Head(weights[0]), targets)
+    )
