@@ -46,6 +46,7 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     from minillm_core.failures import as_fault
     from minillm_core.rank_failures import RANK_LOST, forget_failures, leave_failure, left_failure
     from minillm_core.run import run_job
+    from minillm_core.train.compile_locks import remove_abandoned_locks
     from minillm_core.train.distributed import Ranks
     from minillm_core.train.events import EventLog
     from minillm_core.train.stop import LIFELINE_VARIABLE, StopFlag, Stopped, watch_supervisor
@@ -57,6 +58,7 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     watch_supervisor(int(lifeline) if lifeline else context.lifeline_fd)
     stop = StopFlag()
     stop.install()
+    remove_abandoned_locks()
     ranks = Ranks.start()
     forget_failures(run_dir, ranks.rank)
     events = EventLog(run_dir, enabled=ranks.main)
