@@ -23,7 +23,7 @@ _ACCELERATOR_BLOCK_BYTES = 256 * 2**20
 
 
 @functools.cache
-def _onednn() -> bool:
+def onednn_available() -> bool:
     """Whether the operator behind oneDNN's linear layer is there (torch names it privately)."""
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
@@ -35,7 +35,8 @@ def _onednn() -> bool:
 
 
 def _multiply(a_MK: Tensor, b_KN: Tensor) -> Tensor:
-    if a_MK.device.type == "cpu" and a_MK.dtype == torch.float32 and a_MK.numel() and b_KN.numel() and _onednn():
+    fits = a_MK.device.type == "cpu" and a_MK.dtype == torch.float32 and a_MK.numel() and b_KN.numel()
+    if fits and onednn_available():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
         return product
     return torch.mm(a_MK, b_KN)
@@ -57,7 +58,7 @@ def multiply_into(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor, *, add: bool = Fal
 
     ``a`` and ``b`` have one type and may be transposed or cut views.
     """
-    plain = a_MK.device.type != "cpu" or a_MK.dtype == torch.float64 or not _onednn()
+    plain = a_MK.device.type != "cpu" or a_MK.dtype == torch.float64 or not onednn_available()
     if plain and out_MN.dtype == a_MK.dtype:
         if add:
             out_MN.addmm_(a_MK, b_KN)

@@ -1,0 +1,164 @@
+"""Rows of unequal length as one run of tokens through a transformers model: no padding is computed.
+
+Everything but attention takes each token by itself, so the rows may simply stand one behind the
+other. For attention :class:`PackedRows` travels with the call down to the function that transformers
+looks up as ``sdpa``; that function is registered anew here and does what it did where there are no
+packed rows. A row sees itself alone, so causality is all the masking there is (and a window, in the
+layers that have one and rows longer than it).
+
+Axes: N tokens of all rows joined, B rows, T longest row, H heads, d width of a head, D hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import AttentionInterface
+
+from minillm_core.models.families import base_model, unwrapped
+
+PACKED_FAMILIES = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
+"""Families that hand further arguments on to attention; tested to give what padded rows give."""
+
+
+class PackedRows:
+    """Where each row of a run of tokens lies."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.lengths = list(lengths)
+        self.longest = max(self.lengths)
+        self.calls = 0
+        """Layers that have asked so far: a model that does not hand this on leaves it at 0."""
+        self._device = device
+        self._grid_N: torch.Tensor | None = None
+        self._windows: dict[tuple[int, int], torch.Tensor] = {}
+
+    def positions(self) -> torch.Tensor:
+        """Position of each token within its row, (1, N)."""
+        return torch.cat([torch.arange(length, device=self._device) for length in self.lengths]).unsqueeze(0)
+
+    def grid(self) -> torch.Tensor:
+        """Place of each token, (N,), in the flattened (B * T) of padded rows."""
+        if self._grid_N is None:
+            runs = [torch.arange(length) + row * self.longest for row, length in enumerate(self.lengths)]
+            self._grid_N = torch.cat(runs).to(self._device, non_blocking=True)
+        return self._grid_N
+
+    def window(self, length: int, window: int | None) -> torch.Tensor | None:
+        """What a row of ``length`` tokens may see, (T, T), where that is less than all before it."""
+        if window is None or window >= length:
+            return None
+        if (length, window) not in self._windows:
+            ones_TT = torch.ones(length, length, dtype=torch.bool, device=self._device)
+            self._windows[length, window] = ones_TT.tril().triu(1 - window)
+        return self._windows[length, window]
+
+
+def packable(model: nn.Module) -> bool:
+    """Whether :func:`packed_hidden_states` gives what the model gives for padded rows."""
+    config = unwrapped(model).config
+    return config.model_type in PACKED_FAMILIES and config._attn_implementation == "sdpa"
+
+
+def packed_hidden_states(model: nn.Module, input_ids_N: torch.Tensor, rows: PackedRows) -> torch.Tensor:
+    """Final hidden states (N, D), norm applied. Raises RuntimeError where the model leaves ``rows`` aside."""
+    # A mask of four axes is taken as it is, so that transformers makes none of N x N itself.
+    no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=input_ids_N.device)
+    output = base_model(model)(
+        input_ids=input_ids_N.unsqueeze(0),
+        attention_mask=no_mask,
+        position_ids=rows.positions(),
+        use_cache=False,
+        packed_rows=rows,
+    )
+    if rows.calls == 0:
+        raise RuntimeError(f"{type(unwrapped(model)).__name__} does not hand packed rows on to its attention")
+    hidden_ND: torch.Tensor = output.last_hidden_state[0]
+    return hidden_ND
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *args: Any,
+    packed_rows: PackedRows | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' ``sdpa``, which takes packed rows (1, H, N, d) as well; returns (1, N, H, d)."""
+    if packed_rows is None:
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, *args, **kwargs
+        )
+        return result
+    packed_rows.calls += 1
+    dropout, scale, window = kwargs.get("dropout", 0.0), kwargs.get("scaling"), kwargs.get("sliding_window")
+    # On a CPU a row at a time costs no padding; an accelerator would rather have one call.
+    attend = _row_by_row if query.device.type == "cpu" else _all_rows
+    return attend(query, key, value, packed_rows, dropout, scale, window), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    seen_TT: torch.Tensor | None,
+    dropout: float,
+    scale: float | None,
+) -> torch.Tensor:
+    """(B, T, H, d)."""
+    mixed = nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=seen_TT,
+        dropout_p=dropout,
+        scale=scale,
+        is_causal=seen_TT is None,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return mixed.transpose(1, 2)
+
+
+def _row_by_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rows: PackedRows,
+    dropout: float,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    parts = zip(*(tensor.split(rows.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    return torch.cat([_attend(q, k, v, rows.window(q.shape[2], window), dropout, scale) for q, k, v in parts], dim=1)
+
+
+def _all_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rows: PackedRows,
+    dropout: float,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Padded on the right, which causality hides: no token sees what comes after it."""
+    count, longest, grid_N = len(rows.lengths), rows.longest, rows.grid()
+
+    def spread(tensor: torch.Tensor) -> torch.Tensor:
+        _, heads, _, width = tensor.shape
+        empty = tensor.new_zeros(count * longest, heads, width)
+        padded = empty.index_copy(0, grid_N, tensor[0].transpose(0, 1))
+        return padded.view(count, longest, heads, width).transpose(1, 2)
+
+    mixed = _attend(spread(query), spread(key), spread(value), rows.window(longest, window), dropout, scale)
+    return mixed.flatten(0, 1).index_select(0, grid_N).unsqueeze(0)
+
+
+AttentionInterface.register("sdpa", _attention)
