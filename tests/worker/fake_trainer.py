@@ -3,6 +3,7 @@
 ``python fake_trainer.py RUN_DIR``; the mode and its settings come from the metadata of the spec:
 
 mode            succeed | crash | kill | hang | silent | user_error | corrupt | no_student | oom | stubborn | escape
+                | chatty (a megabyte of output a step) | ballast (fills its disk)
 steps, delay    number of steps and seconds between them
 at              step at which the mode shows
 """
@@ -102,8 +103,14 @@ def nest(levels: int, *, own_session: bool) -> None:
 
 
 def misbehave(step: int) -> None:
+    if MODE == "chatty":
+        print("x" * (1 << 20), flush=True)
     if step != AT:
         return
+    if MODE == "ballast":
+        with contextlib.suppress(OSError), (RUN_DIR / "ballast").open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 12)):
+                pass
     if MODE == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if MODE == "crash":

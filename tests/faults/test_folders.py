@@ -1,0 +1,198 @@
+"""Folders that are cut short: half-written checkpoints, deletions that a crash interrupts, disks that fill (26, 28)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from minillm_core.manifests import commit_folder, verify_folder
+from store.jobs import JobRepository
+from store.tables import Checkpoint, Job
+from store.vocabulary import JobState, Keep
+from tests.faults.conftest import die, in_child, sweeper_of
+from tests.worker.conftest import Service, wait_until
+
+
+class TestCommit:
+    def test_death_at_every_step_leaves_a_whole_folder_or_none(self, tmp_path: Path) -> None:
+        """The names are the ones that the operating system is called by: nothing in between can be interrupted."""
+        for earlier in (False, True):
+            for number in range(1, 100):
+                home = tmp_path / f"{earlier}-{number}"
+                final = home / "00002-training-0000002"
+                if earlier:
+                    commit_folder(_filled(home / ".earlier", b"old"), final, "checkpoint", {"step": 1})
+
+                def commit(home: Path = home, final: Path = final, number: int = number) -> None:
+                    _die_at_call(number, "fsync", "rename", "replace", "rmdir", "unlink")
+                    commit_folder(_filled(home / ".aside", b"new"), final, "checkpoint", {"step": 2})
+
+                status = in_child(commit)
+                assert status in (0, -signal.SIGKILL)
+                shown = [path for path in home.iterdir() if not path.name.startswith(".")] if home.exists() else []
+                assert all(verify_folder(path) for path in shown)
+                if status == 0:
+                    assert shown == [final] and verify_folder(final).data == {"step": 2}
+                    break
+            else:
+                pytest.fail("it never came to its end")
+            assert number > 5
+
+
+def _filled(folder: Path, content: bytes) -> Path:
+    (folder / "engine").mkdir(parents=True)
+    (folder / "state.json").write_bytes(content)
+    (folder / "engine" / "weights.pt").write_bytes(content * 100)
+    return folder
+
+
+def _die_at_call(number: int, *names: str) -> None:
+    """Make the ``number``-th call of any of these functions of ``os`` the last moment of this process."""
+    seen = 0
+
+    def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == number:
+                die()
+            return function(*arguments, **keywords)
+
+        return call
+
+    for name in names:
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+class TestDeletion:
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_a_crash_while_a_job_is_deleted(self, service: Service, when: str) -> None:
+        job_id = service.submit(steps="2")
+        service.run()
+        service.do(job_id, "request_delete")
+        folder = service.settings.runs_dir / job_id
+
+        def dying_sweep() -> None:
+            remove = shutil.rmtree
+
+            def interrupted(path: Path, **options: Any) -> None:
+                if when == "after":
+                    remove(path, **options)
+                else:
+                    (path / "1" / "events.jsonl").unlink()  # some of it is gone, most is not
+                die()
+
+            shutil.rmtree = interrupted  # type: ignore[assignment]
+            sweeper_of(service).sweep_once()
+
+        assert in_child(dying_sweep) == -signal.SIGKILL
+        assert folder.exists() is (when == "before")
+        assert service.job(job_id).deleting, "the row goes last, so that the rest is found again"
+        assert sweeper_of(service).sweep_once() is not None
+        assert not folder.exists()
+        with service.database.read() as session:
+            assert session.get(Job, job_id) is None
+
+
+class TestCancel:
+    @pytest.mark.parametrize("keep", list(Keep))
+    def test_what_is_kept_is_on_the_disk_and_the_rest_is_not(self, service: Service, keep: Keep) -> None:
+        job_id = service.submit(steps="1000", delay="0.05")
+        thread = service.run_aside()
+        wait_until(lambda: service.steps(job_id) >= 6, 30)
+        with service.database.write() as session:
+            best = session.scalars(select(Checkpoint).order_by(Checkpoint.step)).first()
+            assert best is not None
+            best.best = True
+            best_path = best.path
+        service.do(job_id, "request_cancel", keep=keep)
+        thread.join(30)
+        assert service.state(job_id) is JobState.CANCELLED
+        with service.database.read() as session:
+            newest = session.scalars(select(Checkpoint.path).order_by(Checkpoint.step.desc())).first()
+        assert sweeper_of(service).sweep_once() is not None
+        wanted = {Keep.BEST: {best_path}, Keep.LAST: {newest}, Keep.NONE: set()}[keep]
+        with service.database.read() as session:
+            assert set(session.scalars(select(Checkpoint.path))) == wanted
+        run_dir = service.settings.run_dir(job_id, 1)
+        assert {f"checkpoints/{path.name}" for path in (run_dir / "checkpoints").iterdir()} == wanted
+
+
+class TestWhileStarting:
+    def test_a_pause_needs_no_trainer(self, service: Service) -> None:
+        job_id = service.submit(steps="2")
+        supervisor = service.supervisor()
+        assert service.state(job_id) is JobState.STARTING
+        service.do(job_id, "request_pause")
+        assert service.state(job_id) is JobState.PAUSING
+        supervisor.run()
+        assert service.state(job_id) is JobState.PAUSED
+        service.do(job_id, "resume")
+        service.run()
+        assert service.state(job_id) is JobState.SUCCEEDED
+
+    def test_a_cancel_needs_none_either(self, service: Service) -> None:
+        job_id = service.submit(steps="2")
+        supervisor = service.supervisor()
+        service.do(job_id, "request_cancel")
+        supervisor.run()
+        assert service.state(job_id) is JobState.CANCELLED
+        assert service.processes(job_id) == 0
+
+    def test_the_time_limit_counts_from_the_first_start(self, service: Service) -> None:
+        job_id = service.submit(steps="2", scheduling={"max_runtime_seconds": 3600})
+        with service.database.write() as session:
+            jobs = JobRepository(session)
+            job = jobs.get("key_tests", job_id)
+            assert job.deadline_at is None
+        supervisor = service.supervisor()
+        with service.database.write() as session:
+            job = session.get_one(Job, job_id)
+            job.deadline_at = job.started_at
+        supervisor.run()
+        assert service.state(job_id) is JobState.EXPIRED
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB, where this user may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "minillm-test", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("a small file system needs the right to mount one")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+class TestFullDisk:
+    def test_a_trainer_that_cannot_even_say_so_is_tried_again(self, service: Service, small_disk: Path) -> None:
+        service.settings.runs_dir.rmdir()
+        service.settings.runs_dir.symlink_to(small_disk)
+        job_id = service.submit(steps="1000", delay="0.05", mode="ballast", at="5")
+        service.run(min_free_bytes=64 << 10)
+        job = service.job(job_id)
+        assert job.failure is not None
+        assert (job.state, job.failure["code"]) == (JobState.QUEUED, "disk_full")
+        with service.database.read() as session:
+            for row in session.scalars(select(Checkpoint)):
+                assert verify_folder(service.settings.run_dir(job_id, 1) / row.path)
+
+    def test_a_run_folder_that_cannot_be_made(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        job_id = service.submit()
+        monkeypatch.setattr("worker.supervisor.prepare", full)
+        service.run()
+        failure = service.job(job_id).failure
+        assert failure is not None and (failure["code"], failure["retryable"]) == ("disk_full", True)
