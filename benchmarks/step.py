@@ -166,12 +166,13 @@ class Ours:
 
 
 def compare_losses(ours: Ours, peer: Worker) -> dict[str, float]:
-    """Both losses of one batch, before any step. Raises AssertionError when they differ."""
+    """Both losses of one batch, before any step. Raises RuntimeError when they differ."""
     mine, _ = ours.worker.ask(do="loss")
     theirs, _ = peer.ask(do="loss", prompt_ids=mine["prompt_ids"], response_ids=mine["response_ids"])
     difference = abs(mine["loss"] - theirs["loss"])
     say(f"loss of one batch: ours {mine['loss']:.6f}, TRL's {theirs['loss']:.6f}")
-    assert difference <= LOSS_TOLERANCE * max(1.0, theirs["loss"]), f"the losses differ by {difference}: {mine['loss']} and {theirs['loss']}"
+    if difference > LOSS_TOLERANCE * max(1.0, theirs["loss"]):
+        raise RuntimeError(f"the losses of one batch differ: ours {mine['loss']}, TRL's {theirs['loss']}")
     return {"ours_loss": mine["loss"], "trl_loss": theirs["loss"]}
 
 
@@ -184,7 +185,8 @@ def start_peer(options: argparse.Namespace, teacher: Path, student: Path, prompt
 def peer_step(peer: Worker, ours: Ours, seconds: list[float]) -> dict[str, Any]:
     answer, taken = peer.ask(do="step")
     say(f"trl  {taken:.2f} s")
-    assert answer["response_tokens"] == ours.response_tokens, (answer["response_tokens"], ours.response_tokens)
+    if answer["response_tokens"] != ours.response_tokens:
+        raise RuntimeError(f"response tokens: ours {ours.response_tokens}, TRL's {answer['response_tokens']}")
     seconds.append(taken)
     return answer
 

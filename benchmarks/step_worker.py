@@ -112,7 +112,7 @@ def wait_for_step(caller: Caller) -> None:
 
 
 def first_loss(
-    student: PreTrainedModel, side: TeacherSide, method: Method, rows: list[TokenizedRow], sampling: Sampling, pad: int
+    student: PreTrainedModel, side: TeacherSide, method: Method, rows: list[TokenizedRow], sampling: Sampling
 ) -> dict[str, Any]:
     """The loss of responses drawn from the teacher, per token, and those responses."""
     prompts = [row.prompt_ids for row in rows]
@@ -146,7 +146,7 @@ def first_loss(
     )
     advantages = [row.returns_T for row in train_rows if row.returns_T is not None]
     with torch.no_grad():
-        batch = response_batch(train_rows, advantages, pad_id=pad, device=torch.device("cpu"))
+        batch = response_batch(train_rows, advantages, device=torch.device("cpu"))
         loss, _ = module(batch, method)
     return {"loss": float(loss) / batch.tokens, "prompt_ids": prompts, "response_ids": drawn.response_ids}
 
@@ -184,7 +184,7 @@ def main() -> None:
     try:
         request = caller.wait()
         while request["do"] == "loss":
-            caller.answer(**first_loss(student, side, method, rows[: options.rows], sampling, pad))
+            caller.answer(**first_loss(student, side, method, rows[: options.rows], sampling))
             request = caller.wait()
     except EOFError:
         return

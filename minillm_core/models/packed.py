@@ -19,18 +19,19 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import AttentionInterface
 
-from minillm_core.models.families import base_model, unwrapped
+from minillm_core.models.families import base_model, hidden_states, unwrapped
 
 PACKED_FAMILIES = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 """Families that hand further arguments on to attention; tested to give what padded rows give."""
 
 
 class PackedRows:
-    """Where each row of a run of tokens lies."""
+    """Where each row of a run of tokens lies; every row has at least one."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths = list(lengths)
         self.longest = max(self.lengths)
+        self.even = min(self.lengths) == self.longest
         self.calls = 0
         """Layers that have asked so far: a model that does not hand this on leaves it at 0."""
         self._device = device
@@ -64,8 +65,19 @@ def packable(model: nn.Module) -> bool:
     return config.model_type in PACKED_FAMILIES and config._attn_implementation == "sdpa"
 
 
+def joined_hidden_states(model: nn.Module, input_ids_N: torch.Tensor, rows: PackedRows) -> torch.Tensor:
+    """Final hidden states (N, D) of rows that stand one behind the other; padded in between where it must be."""
+    if packable(model):
+        return packed_hidden_states(model, input_ids_N, rows)
+    grid_N, shape = rows.grid(), (len(rows.lengths), rows.longest)
+    flat = input_ids_N.new_zeros(shape[0] * shape[1])
+    input_ids_BT = flat.index_copy(0, grid_N, input_ids_N).view(shape)
+    mask_BT = flat.index_fill(0, grid_N, 1).view(shape)
+    return hidden_states(model, input_ids_BT, mask_BT).flatten(0, 1).index_select(0, grid_N)
+
+
 def packed_hidden_states(model: nn.Module, input_ids_N: torch.Tensor, rows: PackedRows) -> torch.Tensor:
-    """Final hidden states (N, D), norm applied. Raises RuntimeError where the model leaves ``rows`` aside."""
+    """The same for a :func:`packable` model, in one run. Raises RuntimeError where it leaves ``rows`` aside."""
     # A mask of four axes is taken as it is, so that transformers makes none of N x N itself.
     no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=input_ids_N.device)
     output = base_model(model)(
@@ -100,7 +112,7 @@ def _attention(
     packed_rows.calls += 1
     dropout, scale, window = kwargs.get("dropout", 0.0), kwargs.get("scaling"), kwargs.get("sliding_window")
     # On a CPU a row at a time costs no padding; an accelerator would rather have one call.
-    attend = _row_by_row if query.device.type == "cpu" else _all_rows
+    attend = _row_by_row if query.device.type == "cpu" and not packed_rows.even else _all_rows
     return attend(query, key, value, packed_rows, dropout, scale, window), None
 
 
@@ -149,16 +161,18 @@ def _all_rows(
     window: int | None,
 ) -> torch.Tensor:
     """Padded on the right, which causality hides: no token sees what comes after it."""
-    count, longest, grid_N = len(rows.lengths), rows.longest, rows.grid()
+    count, longest = len(rows.lengths), rows.longest
 
     def spread(tensor: torch.Tensor) -> torch.Tensor:
         _, heads, _, width = tensor.shape
-        empty = tensor.new_zeros(count * longest, heads, width)
-        padded = empty.index_copy(0, grid_N, tensor[0].transpose(0, 1))
-        return padded.view(count, longest, heads, width).transpose(1, 2)
+        tokens = tensor[0].transpose(0, 1)
+        if not rows.even:
+            tokens = tensor.new_zeros(count * longest, heads, width).index_copy(0, rows.grid(), tokens)
+        return tokens.unflatten(0, (count, longest)).transpose(1, 2)
 
     mixed = _attend(spread(query), spread(key), spread(value), rows.window(longest, window), dropout, scale)
-    return mixed.flatten(0, 1).index_select(0, grid_N).unsqueeze(0)
+    joined = mixed.flatten(0, 1)
+    return (joined if rows.even else joined.index_select(0, rows.grid())).unsqueeze(0)
 
 
 AttentionInterface.register("sdpa", _attention)

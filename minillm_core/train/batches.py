@@ -1,17 +1,18 @@
 """From rows to the micro-batches of one step.
 
-Axes: B rows, T positions, N counted tokens, D hidden width of the teacher.
+Axes: B rows, T positions, M tokens of all rows joined, N of them that count, D hidden width of the teacher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from minillm_core.data.batching import pad_rows, plan_microbatches
-from minillm_core.models.families import hidden_states
+from minillm_core.data.batching import plan_microbatches
+from minillm_core.models.packed import PackedRows, joined_hidden_states
 from minillm_core.train.rounds import TrainRow
 from minillm_core.train.student import MicroBatch
 
@@ -22,25 +23,32 @@ def plan(rows: Sequence[TrainRow], budget: int) -> list[list[int]]:
 
 
 def response_batch(
-    rows: Sequence[TrainRow], advantages: Sequence[torch.Tensor] | None, *, pad_id: int, device: torch.device
+    rows: Sequence[TrainRow], advantages: Sequence[torch.Tensor] | None, *, device: torch.device
 ) -> MicroBatch:
-    """Pad ``rows`` on the right and select the positions that predict their response tokens.
+    """Join ``rows`` and select the positions that predict their response tokens.
 
-    ``advantages`` are (T_i,) tensors, given for rollouts alone.
+    Nothing is read behind a row's last token, so that it is not fed. ``advantages`` are (T_i,)
+    tensors, given for rollouts alone.
     """
-    padded = pad_rows([row.prompt_ids for row in rows], [row.response_ids for row in rows], pad_id=pad_id)
-    select_N = padded.predicts_response_BT.flatten().nonzero().squeeze(1)
-    targets_N = padded.input_ids_BT[padded.response_mask_BT]
+    ids: list[int] = []
+    lengths: list[int] = []
+    select: list[int] = []
+    for row in rows:
+        fed = [*row.prompt_ids, *row.response_ids[:-1]]
+        first = len(ids) + len(row.prompt_ids) - 1
+        select += range(first, first + len(row.response_ids))
+        ids += fed
+        lengths.append(len(fed))
+    targets = [token for row in rows for token in row.response_ids]
 
     def joined(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         return None if any(tensor is None for tensor in tensors) else torch.cat(list(tensors)).to(device)  # type: ignore[arg-type]
 
     return MicroBatch(
-        input_ids_BT=padded.input_ids_BT.to(device),
-        attention_mask_BT=padded.attention_mask_BT.to(device),
-        position_ids_BT=padded.position_ids_BT.to(device),
-        select_N=select_N.to(device),
-        targets_N=targets_N.to(device),
+        input_ids_M=_on(device, ids),
+        rows=PackedRows(lengths, device),
+        select_N=_on(device, select),
+        targets_N=_on(device, targets),
         teacher_hidden_ND=joined([row.teacher_hidden_TD for row in rows]),
         old_logp_N=joined([row.student_logp_T for row in rows]),
         advantages_N=None if advantages is None else joined(advantages),
@@ -48,18 +56,19 @@ def response_batch(
     )
 
 
+def _on(device: torch.device, numbers: list[int]) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.long).to(device, non_blocking=True)
+
+
 def corpus_batch(blocks_BT: torch.Tensor, *, device: torch.device) -> MicroBatch:
     """Blocks of plain text (B, T): every token after the first is predicted and counts."""
-    ids_BT = blocks_BT.long()
+    ids_BT = blocks_BT.long().to(device)
     rows, width = ids_BT.shape
-    positions_BT = torch.arange(width).expand(rows, width)
-    counted_BT = positions_BT < width - 1
     return MicroBatch(
-        input_ids_BT=ids_BT.to(device),
-        attention_mask_BT=torch.ones_like(ids_BT).to(device),
-        position_ids_BT=positions_BT.to(device),
-        select_N=counted_BT.flatten().nonzero().squeeze(1).to(device),
-        targets_N=ids_BT[:, 1:].flatten().to(device),
+        input_ids_M=ids_BT[:, :-1].flatten(),
+        rows=PackedRows([width - 1] * rows, device),
+        select_N=torch.arange(rows * (width - 1), device=device),
+        targets_N=ids_BT[:, 1:].flatten(),
         corpus=True,
     )
 
@@ -69,12 +78,10 @@ def idle_batch(token_id: int, width: int | None, *, policy: bool, device: torch.
 
     ``width`` is the teacher's hidden width where the loss uses the teacher.
     """
-    ids_BT = torch.tensor([[token_id]], device=device)
     empty = torch.zeros(0, device=device)
     return MicroBatch(
-        input_ids_BT=ids_BT,
-        attention_mask_BT=torch.ones_like(ids_BT),
-        position_ids_BT=torch.zeros_like(ids_BT),
+        input_ids_M=torch.tensor([token_id], device=device),
+        rows=PackedRows([1], device),
         select_N=torch.zeros(0, dtype=torch.long, device=device),
         targets_N=torch.zeros(0, dtype=torch.long, device=device),
         teacher_hidden_ND=None if width is None else torch.zeros(0, width, device=device),
@@ -87,6 +94,5 @@ def idle_batch(token_id: int, width: int | None, *, policy: bool, device: torch.
 def with_teacher(batch: MicroBatch, teacher: nn.Module) -> MicroBatch:
     """The same batch with the teacher's hidden states at the counted positions: one forward pass."""
     with torch.no_grad():
-        hidden_BTD = hidden_states(teacher, batch.input_ids_BT, batch.attention_mask_BT, batch.position_ids_BT)
-    fields = {**vars(batch), "teacher_hidden_ND": hidden_BTD.flatten(0, 1).index_select(0, batch.select_N)}
-    return MicroBatch(**fields)
+        hidden_MD = joined_hidden_states(teacher, batch.input_ids_M, batch.rows)
+    return replace(batch, teacher_hidden_ND=hidden_MD.index_select(0, batch.select_N))

@@ -65,7 +65,7 @@ def train_step(
     counted, corpus_counted, tokens = ranks.sum([response_tokens, corpus_tokens, total_tokens])
     advantages = _advantages(rows, method, response_width, ranks)
 
-    makers = _micro_batches(rows, advantages, blocks_BT, method, teacher, micro_batch_tokens, pad_id, ranks)
+    makers = _micro_batches(rows, advantages, blocks_BT, method, teacher, micro_batch_tokens, ranks)
     passes = int(ranks.max(float(len(makers))))
     stopwatch = engine.module.stopwatch
     sums = torch.zeros(2, len(STATISTICS), dtype=torch.float64)
@@ -109,7 +109,6 @@ def _micro_batches(
     method: Method,
     teacher: TeacherSide | None,
     budget: int,
-    pad_id: int,
     ranks: Ranks,
 ) -> list[Callable[[], MicroBatch]]:
     """Functions that make one micro-batch each, so that only one is held at a time."""
@@ -119,7 +118,7 @@ def _micro_batches(
         def make(numbers: list[int] = numbers) -> MicroBatch:
             chosen = [rows[number] for number in numbers]
             advantage = None if advantages is None else [advantages[number] for number in numbers]
-            batch = response_batch(chosen, advantage, pad_id=pad_id, device=ranks.device)
+            batch = response_batch(chosen, advantage, device=ranks.device)
             if method.divergence is not None and batch.teacher_hidden_ND is None:
                 assert teacher is not None
                 batch = with_teacher(batch, teacher.model)

@@ -1,9 +1,9 @@
 """One forward pass of the student and the loss on it: the module that DeepSpeed wraps.
 
-The decoder runs over padded rows; only the hidden states that predict a counted token reach the
-head, and the chunked losses never hold more than a chunk of logits.
+The decoder runs over rows that stand one behind the other; only the hidden states that predict a
+counted token reach the head, and the chunked losses never hold more than a chunk of logits.
 
-Axes: B rows, T positions, N counted tokens of the micro-batch, D hidden width of the model named.
+Axes: M tokens of the micro-batch, all rows joined, N of them that count, D hidden width of the model named.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import deepspeed
 import torch
 from torch import nn
 
-from minillm_core.models.families import base_model, output_head, unwrapped
+from minillm_core.models.families import output_head, unwrapped
+from minillm_core.models.linear import use_onednn
+from minillm_core.models.packed import PackedRows, joined_hidden_states
 from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden, policy_loss_from_hidden
 from minillm_core.train.methods import Method, PolicyTerms
 from minillm_core.train.stopwatch import Stopwatch
@@ -30,11 +32,10 @@ def head_of(model: nn.Module, vocab: int) -> Head:
 class MicroBatch:
     """Rows of one forward pass. Without counted tokens (N = 0) it keeps a rank in step with the others."""
 
-    input_ids_BT: torch.Tensor
-    attention_mask_BT: torch.Tensor
-    position_ids_BT: torch.Tensor
+    input_ids_M: torch.Tensor
+    rows: PackedRows
     select_N: torch.Tensor
-    """Positions in the flattened (B*T) whose hidden state predicts a counted token."""
+    """Places among the joined tokens whose hidden state predicts a counted token."""
     targets_N: torch.Tensor
     teacher_hidden_ND: torch.Tensor | None = None
     old_logp_N: torch.Tensor | None = None
@@ -62,7 +63,9 @@ class StudentModule(nn.Module):
         self._vocab = vocab
         # A tuple keeps the teacher's weight out of this module's parameters.
         self._teacher_head = (teacher_head,)
-        if zero_stage == 3:
+        if zero_stage < 3:
+            use_onednn(model)
+        else:
             # The head's weight is used outside of its own module's forward, where ZeRO-3 would not gather it.
             head = unwrapped(model).get_output_embeddings()
             for parameter in head.parameters():
@@ -73,13 +76,8 @@ class StudentModule(nn.Module):
 
     def hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Hidden states (N, D) that predict the counted tokens."""
-        output = base_model(self.model)(
-            input_ids=batch.input_ids_BT,
-            attention_mask=batch.attention_mask_BT,
-            position_ids=batch.position_ids_BT,
-            use_cache=False,
-        )
-        return output.last_hidden_state.flatten(0, 1).index_select(0, batch.select_N)
+        hidden_MD = joined_hidden_states(self.model, batch.input_ids_M, batch.rows)
+        return hidden_MD.index_select(0, batch.select_N)
 
     def forward(self, batch: MicroBatch, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
         with self.stopwatch.timed("student_forward"):

@@ -1,0 +1,252 @@
+"""One step gives the same value and gradient however its rows are padded, ordered, split and shared."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minillm_core.launch import launch_ranks
+from minillm_core.models.families import hidden_states
+from minillm_core.objectives.policy_gradient import importance_weights
+from minillm_core.train.batches import response_batch
+from minillm_core.train.rounds import TrainRow
+from minillm_core.train.student import StudentModule, head_of
+from tests.minillm_core.tiny_runs import ROOT
+from tests.minillm_core.train import step_bench as bench
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    models = bench.make_models(tmp_path_factory.mktemp("teacher"))
+    yield models
+    models.engine.close()
+
+
+def corpus() -> torch.Tensor:
+    return torch.randint(3, bench.VOCAB, (5, 16), generator=torch.Generator().manual_seed(3), dtype=torch.int32)
+
+
+@pytest.mark.parametrize("name", bench.METHODS)
+class TestNothingChanges:
+    def test_by_micro_batches(self, models, name):
+        """All rows at once, some at a time, and each alone: as many accumulation steps as rows."""
+        method = bench.method_of(name)
+        rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+        expected = bench.step_gradient(models, method, rows)
+        assert any(float(gradient.abs().max()) > 1e-4 for gradient in expected[1].values())
+        for budget in (16, 60):
+            bench.assert_same(bench.step_gradient(models, method, rows, budget=budget), expected)
+
+    def test_by_the_order_of_the_rows(self, models, name):
+        method = bench.method_of(name)
+        rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+        expected = bench.step_gradient(models, method, rows, budget=60)
+        random.Random(1).shuffle(rows)
+        bench.assert_same(bench.step_gradient(models, method, rows, budget=60), expected)
+
+
+def test_corpus_blocks_count_apart_from_the_rows(models):
+    """However they are split: the corpus is divided by its own number of tokens."""
+    method = replace(bench.method_of("reference"), lm_coef=0.7)
+    rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+    alone = bench.step_gradient(models, method, rows)
+    expected = bench.step_gradient(models, method, rows, blocks=corpus())
+    bench.assert_same(bench.step_gradient(models, method, rows, blocks=corpus(), budget=16), expected)
+    twice = torch.cat([corpus(), corpus()])
+    bench.assert_same(bench.step_gradient(models, method, rows, blocks=twice), expected)
+    assert expected[0]["loss"] > alone[0]["loss"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma3"])
+def test_padding_on_either_side_changes_nothing(tmp_path, family):
+    """The module's loss and gradient are those over padded rows, on the left or right, with any padding token."""
+    models = bench.make_models(tmp_path, family)
+    method = bench.method_of("minillm")
+    rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+    teacher_head = head_of(models.teacher, bench.VOCAB)
+    module = StudentModule(models.student, vocab=bench.VOCAB, teacher_head=teacher_head, zero_stage=0)
+    batch = response_batch(rows, [row.returns_T for row in rows], device=torch.device("cpu"))
+
+    def evaluate():
+        module.zero_grad()
+        loss, statistics = module(batch, method)
+        loss.backward()
+        return loss.item(), statistics, {name: tensor.grad.clone() for name, tensor in module.named_parameters()}
+
+    expected = evaluate()
+    for side, pad_id, extra in (("left", bench.EOS, 0), ("left", 7, 1), ("right", bench.EOS, 1)):
+        # A row without a response counts nothing and makes all others wide.
+        padded = pad_rows(
+            [*(row.prompt_ids for row in rows), *[[5] * 50] * extra],
+            [*(row.response_ids for row in rows), *[[]] * extra],
+            pad_id=pad_id,
+            side=side,
+        )
+        where = padded.predicts_response_BT
+
+        def over_padded(model, padded=padded, where=where):
+            tensors = (padded.input_ids_BT, padded.attention_mask_BT, padded.position_ids_BT)
+            return hidden_states(model, *tensors)[where]
+
+        with torch.no_grad():
+            seen_ND = over_padded(models.teacher)
+        torch.testing.assert_close(batch.teacher_hidden_ND, seen_ND, rtol=1e-4, atol=1e-4)
+        module.hidden = lambda batch, over_padded=over_padded: over_padded(models.student)
+        loss, statistics, gradient = evaluate()
+        assert loss == pytest.approx(expected[0], rel=1e-5)
+        torch.testing.assert_close(statistics, expected[1], rtol=1e-4, atol=1e-4)
+        for name, tensor in expected[2].items():
+            size = max(1.0, float(tensor.abs().max()))
+            torch.testing.assert_close(gradient[name], tensor, rtol=1e-4, atol=1e-5 * size)
+
+
+RANK_PROGRAM = """
+import json, os, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+import torch
+from minillm_core.train.rounds import owned_rows
+from tests.minillm_core.train import step_bench as bench
+
+folder = Path(sys.argv[1])
+found = {{}}
+models = bench.make_models(folder / "teacher")
+ranks = models.ranks
+for name in bench.METHODS:
+    method = bench.method_of(name)
+    rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+    own = [rows[index] for index in owned_rows(len(rows), len(rows), ranks.rank, ranks.world)]
+    blocks = torch.load(folder / "blocks.pt") if name == "reference" else None
+    share = None if blocks is None else blocks[ranks.share(len(blocks))]
+    # A budget of one row, and another number of micro-batches on each rank.
+    metrics, gradient = bench.step_gradient(models, method, own, blocks=share, budget=16 + 40 * ranks.rank)
+    found[name] = (metrics, gradient)
+if ranks.main:
+    torch.save(found, folder / "found.pt")
+ranks.barrier()
+ranks.close()
+"""
+
+
+def test_two_ranks_have_the_gradient_of_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    bench.make_models(tmp_path / "teacher")
+    torch.save(corpus(), tmp_path / "blocks.pt")
+    program = tmp_path / "program.py"
+    program.write_text(RANK_PROGRAM.format(root=str(ROOT)))
+    assert launch_ranks(tmp_path, 2, (str(program),)) == 0
+    found = torch.load(tmp_path / "found.pt")
+    models = bench.make_models(tmp_path / "teacher")
+    for name in bench.METHODS:
+        method = bench.method_of(name)
+        rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+        blocks = corpus() if name == "reference" else None
+        bench.assert_same(found[name], bench.step_gradient(models, method, rows, blocks=blocks))
+
+
+class TestOddRows:
+    def test_one_token_and_no_eos(self, models):
+        """Every response is cut after one token: nothing is still to come, so the long part is zero."""
+        method = bench.method_of("minillm")
+        round_ = bench.make_round(models, method, bench.make_rows(), width=1)
+        rows = round_.next_rows()
+        assert all(len(row.response_ids) == 1 for row in rows)
+        assert any(row.response_ids != [bench.EOS] for row in rows)
+        assert all(row.returns_T.tolist() == [0.0] for row in rows)
+        metrics, gradient = bench.step_gradient(
+            models, replace(method, policy=replace(method.policy, whitening="off")), rows
+        )
+        assert metrics["long_loss"] == 0.0 and metrics["single_step_loss"] > 0.0
+        assert all(torch.isfinite(tensor).all() for tensor in gradient.values())
+
+    def test_the_first_eos_counts_and_nothing_after_it(self, models):
+        """With every token an eos each response is one token long and not truncated."""
+        method = bench.method_of("minillm")
+        alone = bench.Ranks(0, 1, 0, torch.device("cpu"))
+        sampling = bench.Sampling(range(bench.VOCAB), bench.VOCAB, bench.WIDTH, batch_rows=4)
+        round_, _, measured, _ = bench.collect_round(
+            0,
+            bench.make_rows(),
+            method,
+            student=bench.make_decoder(models.student),
+            teacher=models.side.decoder,
+            sampling=sampling,
+            rows_per_step=8,
+            seed=5,
+            ranks=alone,
+        )
+        assert [len(row.response_ids) for row in round_.rows.values()] == [1] * 8
+        assert measured["truncated_fraction"] == 0.0 and measured["response_tokens"] == 1.0
+        metrics, _ = bench.step_gradient(models, method, round_.next_rows())
+        assert math.isfinite(metrics["loss"])
+
+    def test_responses_without_eos_are_marked(self, models):
+        method = bench.method_of("minillm")
+        alone = bench.Ranks(0, 1, 0, torch.device("cpu"))
+        _, _, measured, _ = bench.collect_round(
+            0,
+            bench.make_rows(),
+            method,
+            student=bench.make_decoder(models.student),
+            teacher=models.side.decoder,
+            sampling=bench.Sampling([bench.VOCAB + 1], bench.VOCAB, 4, batch_rows=4),
+            rows_per_step=8,
+            seed=5,
+            ranks=alone,
+        )
+        assert measured["truncated_fraction"] == 1.0 and measured["response_tokens"] == 4.0
+
+    @pytest.mark.parametrize("name", ["minillm", "kd", "gkd"])
+    def test_an_empty_response_adds_nothing(self, models, name):
+        method = bench.method_of(name)
+        rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+        expected = bench.step_gradient(models, method, rows)
+        none = torch.zeros(0)
+        hidden = None if rows[0].teacher_hidden_TD is None else rows[0].teacher_hidden_TD[:0]
+        if name == "kd":
+            empty = TrainRow([5, bench.EOS, 6], [])
+        else:
+            empty = TrainRow([5, bench.EOS, 6], [], none, none, hidden, none, none)
+        for budget in (16, 100_000):
+            found = bench.step_gradient(models, method, [*rows, empty], budget=budget)
+            bench.assert_same(found, expected)
+
+    def test_a_dataset_row_without_response_in_a_sampled_round(self, models):
+        rows = bench.make_rows()
+        rows = [replace(row, response_ids=[]) if index % 2 else row for index, row in enumerate(rows)]
+        method = bench.method_of("gkd")
+        metrics, _ = bench.step_gradient(models, method, bench.make_round(models, method, rows).next_rows())
+        assert math.isfinite(metrics["loss"])
+
+    def test_a_round_of_nothing_but_empty_responses_is_no_division_by_zero(self, models):
+        method = bench.method_of("kd")
+        rows = [TrainRow([5, bench.EOS, 6], []) for _ in range(4)]
+        metrics, gradient = bench.step_gradient(models, method, rows)
+        assert metrics["loss"] == 0.0
+        assert all(not tensor.any() for tensor in gradient.values())
+
+
+class TestCollected:
+    @pytest.mark.parametrize("temperature", [1.0, 1.7])
+    @pytest.mark.parametrize("family", ["llama", "gemma2"])
+    def test_log_probabilities_are_those_of_the_dense_models(self, tmp_path, family, temperature):
+        """Both models' at the temperature, over the whole prompt with the eos inside it, and the weights of them."""
+        models = bench.make_models(tmp_path, family)
+        method = replace(bench.method_of("minillm"), temperature=temperature)
+        round_ = bench.make_round(models, method, bench.make_rows())
+        for row in round_.rows.values():
+            ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
+            start = len(row.prompt_ids) - 1
+            taken = torch.tensor(row.response_ids)[:, None]
+            for model, logp_T in ((models.student, row.student_logp_T), (models.teacher, row.teacher_logp_T)):
+                with torch.no_grad():
+                    logits_TV = model(ids).logits[0, start:-1, : bench.VOCAB] / temperature
+                expected_T = logits_TV.log_softmax(dim=-1).gather(1, taken).squeeze(1)
+                torch.testing.assert_close(logp_T, expected_T, rtol=1e-4, atol=1e-4)
+            weights_T = importance_weights(row.student_logp_T, row.teacher_logp_T, alpha=method.teacher_mix_alpha)
+            torch.testing.assert_close(row.weights_T, weights_T)
+            assert (row.weights_T > 0).all() and (row.weights_T <= 1 / (1 - method.teacher_mix_alpha)).all()
