@@ -98,6 +98,8 @@ def prepare(
     if job.teacher.adapter is not None:
         teacher = merge_adapter(teacher, folder(job.teacher.adapter, None, "/teacher/adapter"))
     disable_dropout(teacher)
+    if training.teacher_sft is not None and training.activation_checkpointing:
+        enable_activation_checkpointing(teacher)
     student_config = teacher.config if student_folder is None else AutoConfig.from_pretrained(student_folder)
     for name, config in (("teacher", teacher.config), ("student", student_config)):
         _check_context(job, name, context_length(config))

@@ -36,7 +36,7 @@ from minillm_core.train.rounds import Round
 from minillm_core.train.step import TeacherSide
 from minillm_core.train.stop import StopFlag
 from minillm_core.train.teacher_responses import with_teacher_responses
-from minillm_core.train.weights import decoding_source, load_weights
+from minillm_core.train.weights import merged_model, load_weights
 
 TEACHER_SFT = Phase.TEACHER_SFT.value
 STUDENT_SFT = Phase.STUDENT_SFT.value
@@ -113,7 +113,7 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     progress.report(AFTER, 1.0, step=state.step, total_steps=job.training.max_steps, force=True)
     progress.enter(Phase.EXPORTING)
     if ranks.main:
-        _export(work, context, run_dir, decoding_source(student), teacher)
+        _export(work, context, run_dir, merged_model(student), teacher)
     ranks.barrier()
 
 
@@ -182,7 +182,7 @@ def _score(work: Work, method: Method) -> Score:
     def score(model: nn.Module, decoder: Decoder | None) -> tuple[dict[str, float], float]:
         measurement = work.parts.measurement
         if method.selection == "loss":
-            loss = measurement.dev_loss(decoding_source(model))
+            loss = measurement.dev_loss(merged_model(model))
             return {"validation_loss": loss}, -loss
         assert decoder is not None
         values = measurement.dev_rouge_l(decoder)
@@ -192,7 +192,7 @@ def _score(work: Work, method: Method) -> Score:
 
 
 def _measured(work: Work, student: nn.Module, teacher: Subject, who: str) -> Measured:
-    source = decoding_source(student)
+    source = merged_model(student)
     subject = Subject(source, make_decoder(source))
     measured = work.parts.measurement.measure(subject, teacher, _announcer(work.run.progress, who))
     subject.decoder.release()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,10 @@ from minillm_core.spec.base import Divergence, Strict
 
 
 class _Sampling(Strict):
+    _why_unfiltered: ClassVar[str] = (
+        "a token that one model's filter removes has probability zero there, so the importance weight and the "
+        "divergence between the models are undefined"
+    )
     temperature: float = Field(1.0, gt=0, le=10)
     """Divides the logits of teacher and student alike, in sampling and in every log-probability."""
     top_k: int = Field(0, ge=0)
@@ -18,10 +22,7 @@ class _Sampling(Strict):
     @model_validator(mode="after")
     def _full_support(self) -> _Sampling:
         if self.top_k != 0 or self.top_p != 1.0:
-            raise ValueError(
-                "top_k and top_p must stay off (0 and 1.0) while training: a token that one model's filter removes "
-                "has probability zero there, so the importance weight and the reverse KL are undefined"
-            )
+            raise ValueError(f"top_k and top_p must stay off (0 and 1.0) while training: {self._why_unfiltered}")
         return self
 
 
@@ -45,6 +46,9 @@ class KD(Strict):
 class SeqKD(_Sampling):
     """Cross-entropy on responses sampled from the teacher, never on the dataset's own (Kim & Rush 2016)."""
 
+    _why_unfiltered: ClassVar[str] = (
+        "the responses stand for the teacher's whole distribution, and filtered ones would teach its head alone"
+    )
     type: Literal["seqkd"]
     kd_ratio: float = Field(0.0, ge=0, le=1)
     """Share of the word-level forward KL; 0 is the paper's SeqKD, 0.5 the reference script's."""

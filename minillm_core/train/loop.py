@@ -35,7 +35,7 @@ from minillm_core.train.rounds import Round, TrainRow, derived_seed, owned_rows
 from minillm_core.train.step import TeacherSide, train_step
 from minillm_core.train.stop import StopFlag, Stopped
 from minillm_core.train.student import StudentModule, head_of
-from minillm_core.train.weights import decoding_source, refresh_decoder, save_weights
+from minillm_core.train.weights import refresh_decoder, save_weights
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def train_phase(
     def current_decoder(whole: nn.Module) -> Decoder:
         """The student's decoder with the weights of this step."""
         nonlocal decoder
-        decoder = refresh_decoder(decoder, decoding_source(whole), training.decode_dtype or training.dtype)
+        decoder = refresh_decoder(decoder, whole, training.decode_dtype or training.dtype)
         return decoder
 
     def save(*, healthy: bool = True) -> None:

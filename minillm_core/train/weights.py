@@ -54,8 +54,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
             parameters[name].copy_(tensor)
 
 
-def decoding_source(model: nn.Module) -> PreTrainedModel:
-    """The model to decode with: itself, or a copy with its adapter merged.
+def merged_model(model: nn.Module) -> PreTrainedModel:
+    """The model to measure and to export: itself, or a copy with its adapter merged.
 
     The copy costs memory, but merging in place and back would change the frozen weights by a
     rounding error each round.
@@ -66,8 +66,8 @@ def decoding_source(model: nn.Module) -> PreTrainedModel:
     return model
 
 
-def refresh_decoder(decoder: Decoder | None, source: PreTrainedModel, dtype: DType) -> Decoder:
-    """``decoder`` with the weights of ``source``; a new one where there is none."""
+def refresh_decoder(decoder: Decoder | None, source: nn.Module, dtype: DType) -> Decoder:
+    """``decoder`` with the weights of ``source``, an adapter merged in; a new one where there is none."""
     if decoder is None:
         return make_decoder(source, dtype=TORCH_DTYPES[dtype])
     decoder.refresh(source)

@@ -76,15 +76,20 @@ class StopAfter(StopFlag):
 
 
 def run_here(folder: Path, *, stop_after: int | None = None, context: RunContext | None = None) -> list[dict[str, Any]]:
-    """Run the job in this process on one rank; returns the folder's events. Raises what the run raises."""
+    """Run the job in this process, as one rank; returns the folder's events. Raises what the run raises."""
     job = JobSpec.model_validate_json((folder / SPEC_FILE).read_text())
     ranks = Ranks.start()
-    log = EventLog(folder)
+    log = EventLog(folder, enabled=ranks.main)
     try:
         run_job(job, context or RunContext(), folder, ranks, log, StopAfter(stop_after))
     finally:
         log.close()
     return events(folder)
+
+
+def environment() -> dict[str, str]:
+    """Of a trainer that a test starts: one thread a rank."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run_program(
@@ -94,7 +99,7 @@ def run_program(
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "minillm_core", str(folder)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=timeout,
