@@ -234,6 +234,41 @@ def retry(
 
 
 @app.command()
+def fork(
+    job_id: JobId,
+    checkpoint: Annotated[str | None, typer.Option(help="Where it begins; the newest when left out.")] = None,
+    overrides: Annotated[
+        Path | None, typer.Option(help="YAML or JSON: fields of the job to change, nested as in a spec.")
+    ] = None,
+) -> None:
+    """Make a new job from a checkpoint of another; prints its id."""
+    with _service() as client:
+        changed = read_spec(overrides) if overrides is not None else None
+        say(_console(), client.fork(job_id, checkpoint=checkpoint, overrides=changed).id)
+
+
+@app.command()
+def change(
+    job_id: JobId,
+    name: Annotated[str | None, typer.Option(help="A new name.")] = None,
+    priority: Annotated[int | None, typer.Option(help="From -100 to 100; higher runs first.")] = None,
+    max_runtime: Annotated[int | None, typer.Option(help="Seconds from the first start, over all attempts.")] = None,
+) -> None:
+    """Change a job's name, priority or time limit."""
+    with _service() as client:
+        job = client.update(job_id, name=name, priority=priority, max_runtime_seconds=max_runtime)
+        say(_console(), plain_line(job))
+
+
+@app.command()
+def delete(job_id: JobId) -> None:
+    """Delete a finished job with its checkpoints and its student."""
+    with _service() as client:
+        client.delete(job_id)
+        say(_console(), f"{job_id} is deleted")
+
+
+@app.command()
 def download(
     job_id: JobId,
     folder: Annotated[

@@ -78,6 +78,10 @@ class Service:
             {"seq": 3, "type": "metrics", "phase": "training", "step": 5, "values": values},
         )
 
+    def checkpoint(self, taken: Claim) -> None:
+        fields = {"path": "checkpoints/training-5", "bytes": 10, "manifest_sha256": "a" * 64}
+        self.say(taken, {"seq": 5, "type": "checkpoint", "phase": "training", "step": 5, **fields})
+
     def succeed(self, taken: Claim) -> Path:
         """Export a student and end the attempt as a worker does."""
         run = self.settings.run_dir(taken.job_id, taken.attempt)
@@ -94,7 +98,7 @@ class Service:
         (folder / MANIFEST_FILE).write_bytes(manifest)
         report = {"before": {"rouge_l": 20.0}, "after": {"rouge_l": 31.5}, "steps": 20}
         event = {
-            "seq": 4,
+            "seq": 6,
             "type": "student",
             "path": STUDENT_DIR,
             "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
@@ -204,6 +208,27 @@ class TestClient:
             assert client.job(other).state == "failed"
             assert client.retry(other, start_from="start").state == "queued"
 
+    def test_fork_change_and_delete(self, service: Service) -> None:
+        origin = service.submit()
+        taken = service.claim()
+        service.train(taken)
+        service.checkpoint(taken)
+        service.succeed(taken)
+        with service.client() as client:
+            (checkpoint,) = client.checkpoints(origin)
+            fork = client.fork(origin, checkpoint=checkpoint.id, overrides={"training": {"max_steps": 40}})
+            assert (fork.state, fork.training["max_steps"]) == ("queued", 40)
+            changed = client.update(fork.id, name="longer", priority=7, max_runtime_seconds=3600)
+            assert (changed.name, changed.scheduling["priority"]) == ("longer", 7)
+            with pytest.raises(ApiError) as caught:
+                client.delete(origin)
+            assert (caught.value.status, caught.value.code) == (409, "in_use")
+            client.cancel(fork.id)
+            client.delete(origin)
+            with pytest.raises(ApiError) as caught:
+                client.job(origin)
+            assert caught.value.status == 404
+
     def test_one_key_is_one_job(self, service: Service) -> None:
         spec = _spec_of(service.spec)
         with service.client() as client:
@@ -295,9 +320,26 @@ class TestCommand:
         assert "paused" in run("pause", job_id).stdout
         assert "queued" in run("resume", job_id).stdout
         assert "cancelled" in run("cancel", job_id, "--keep", "none").stdout
+        waiting = run("submit", str(service.spec)).stdout.strip()
+        assert "number 1 in the queue" in run("change", waiting, "--priority", "5").stdout
         again = run("cancel", job_id)
         assert again.exit_code == 2
         assert again.stderr.startswith("error: ")
+
+    def test_fork_and_delete(self, service: Service, tmp_path: Path) -> None:
+        job_id = service.submit()
+        taken = service.claim()
+        service.train(taken)
+        service.checkpoint(taken)
+        service.succeed(taken)
+        overrides = tmp_path / "overrides.yaml"
+        overrides.write_text("training: {learning_rate: 1e-4}\n")
+        fork = run("fork", job_id, "--overrides", str(overrides)).stdout.strip()
+        with service.client() as client:
+            assert client.job(fork).training["learning_rate"] == 1e-4
+        assert run("delete", fork).exit_code == 2, "it has not finished"
+        run("cancel", fork)
+        assert run("delete", fork).stdout.strip() == f"{fork} is deleted"
 
     def test_download(self, service: Service, tmp_path: Path) -> None:
         job_id = service.submit()
@@ -358,5 +400,20 @@ class TestWithoutService:
 
     def test_help_lists_every_command(self) -> None:
         result = run("--help")
-        for name in ("up", "demo", "submit", "jobs", "watch", "logs", "cancel", "pause", "resume", "retry", "download"):
+        for name in (
+            "up",
+            "demo",
+            "submit",
+            "jobs",
+            "watch",
+            "logs",
+            "cancel",
+            "pause",
+            "resume",
+            "retry",
+            "download",
+            "fork",
+            "change",
+            "delete",
+        ):
             assert name in result.stdout
