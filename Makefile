@@ -14,7 +14,10 @@ TEST_PROCESSES ?= 2
 # More for pytest: make test ARGS=tests/store
 ARGS ?=
 
-.PHONY: help setup demo test test-slow lint format clean
+# Of the chaos benchmark: make chaos CHAOS="--minutes 3 --database postgres"
+CHAOS ?= --minutes 10 --database sqlite
+
+.PHONY: help setup demo test test-slow chaos lint format clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +48,9 @@ test: setup  ## Every test but the slow ones; needs no service running
 
 test-slow: setup  ## The tests on the real teacher
 	$(PYTEST) -m slow $(ARGS)
+
+chaos: setup  ## The service under random faults; the last line says what broke (nothing may)
+	$(BIN)/python -m benchmarks.chaos $(CHAOS)
 
 lint: setup  ## Style, types and the arrows between the rooms
 	$(BIN)/ruff check .

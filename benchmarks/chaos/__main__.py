@@ -59,8 +59,9 @@ SETTINGS: dict[str, object] = {
     "retry_max_seconds": 2.0,
     # Here an attempt is nearly always ended from outside: what bounds the attempts of a bad job is tested elsewhere.
     "max_stalled_attempts": 100,
-    "start_watchdog_seconds": 90.0,
-    "progress_watchdog_seconds": 20.0,
+    # For trainers that are stopped and woken up again: the slow start of a busy machine must not count as a hang.
+    "start_watchdog_seconds": 180.0,
+    "progress_watchdog_seconds": 90.0,
     "min_free_bytes": 8 << 20,
 }
 
