@@ -59,7 +59,12 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     stop = StopFlag()
     stop.install()
     remove_abandoned_locks()
-    ranks = Ranks.start()
+    try:
+        ranks = Ranks.start()
+    except RunError as error:
+        print(error, file=sys.stderr)
+        leave_failure(run_dir, int(os.environ.get("RANK", "0")), error.failure(context.attempt))
+        return error.exit_code
     forget_failures(run_dir, ranks.rank)
     events = EventLog(run_dir, enabled=ranks.main)
 

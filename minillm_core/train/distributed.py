@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from minillm_core.errors import UserError
+
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 """Longest wait for the slowest rank; a round of sampling lies between two collectives."""
 
@@ -32,11 +34,20 @@ class Ranks:
 
     @classmethod
     def start(cls) -> Ranks:
-        """Join the process group that RANK and WORLD_SIZE describe; a group of one without them."""
+        """Join the process group that RANK and WORLD_SIZE describe; a group of one without them.
+
+        Raises UserError ``not_enough_gpus`` where the machine has fewer accelerators than ranks.
+        """
         rank = int(os.environ.get("RANK", "0"))
         world = int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if torch.cuda.is_available():
+            if local_rank >= torch.cuda.device_count():
+                raise UserError(
+                    "not_enough_gpus",
+                    f"the job asks for an accelerator for each rank; this worker has {torch.cuda.device_count()}",
+                    param="/resources/gpus",
+                )
             torch.cuda.set_device(local_rank)
             device, backend = torch.device("cuda", local_rank), "nccl"
         else:
