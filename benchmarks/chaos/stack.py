@@ -50,6 +50,7 @@ class Program:
         self._start_at: float | None = None
         self._wake_at: float | None = None
         self._expected = False
+        self._down = False
         self.crashes: list[Crash] = []
 
     @property
@@ -67,13 +68,13 @@ class Program:
         with self.log.open("ab") as log:
             self._process = start_leashed(self._command, environment=self._environment, output=log)
         self._start_at = None
-        self._expected = False
+        self._expected = self._down = False
 
     def tick(self) -> None:
         now = time.monotonic()
         if self._wake_at is not None and now >= self._wake_at:
             self.wake()
-        if self._process is not None and self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None and not self._down:
             if self._start_at is None:
                 if not self._expected:
                     self.crashes.append(Crash(self.name, self._process.returncode))
@@ -100,8 +101,8 @@ class Program:
             os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """SIGTERM, without a return."""
-        self._expected = True
+        """SIGTERM; nothing but :meth:`start` starts it again."""
+        self._expected = self._down = True
         self.wake()
         if self.pid is not None:
             os.kill(self.pid, signal.SIGTERM)
