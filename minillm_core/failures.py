@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from minillm_core.errors import SystemFault
 from minillm_core.rank_failures import RANK_LOST
-from minillm_core.train.checkpoints import FULL_DISK, disk_fault
+from minillm_core.train.checkpoints import FULL_DISK, disk_fault, is_write_error
 
 _LOST_RANK_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc")
@@ -15,7 +15,9 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", 
 
 def as_fault(error: Exception) -> SystemFault:
     """A full disk, exhausted memory and a lost rank have codes of their own; the rest is ``internal_error``."""
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
+    if (isinstance(error, OSError) and error.errno in FULL_DISK) or (
+        is_write_error(error) and not isinstance(error, OSError)
+    ):
         return disk_fault(error, "the run's files")
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in text.lower() for word in _MEMORY_WORDS):

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from minillm_core.data.sampler import CursorState
 from minillm_core.errors import SystemFault
@@ -34,6 +35,9 @@ STATE_FILE = "state.json"
 WEIGHTS_DIR = "weights"
 KEPT_DIR = "kept"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error")
+_LITTLE_BYTES = 1 << 20
+"""A disk with less free space counts as full once a write has failed."""
 
 
 @dataclass
@@ -134,10 +138,14 @@ class Checkpoints:
             self._ranks.barrier()
             if self._ranks.main:
                 self._commit(aside, name, state, metrics, resumable)
-        except OSError as error:
+        except Exception as error:
+            if not is_write_error(error):
+                raise
+            # Looked at before the half-written folder is gone.
+            fault = disk_fault(error, "the checkpoint", self._folder)
             if self._ranks.main:
                 shutil.rmtree(aside, ignore_errors=True)
-            raise disk_fault(error, "the checkpoint") from error
+            raise fault from error
         self._ranks.barrier()
 
     def _commit(self, aside: Path, name: str, state: RunState, metrics: dict[str, float], resumable: bool) -> None:
@@ -235,9 +243,20 @@ class Checkpoints:
         return state, round_, own["random"]
 
 
-def disk_fault(error: OSError, what: str) -> SystemFault:
-    """A failed write as the fault it is: a full disk has its own code."""
-    if error.errno in FULL_DISK:
+def is_write_error(error: Exception) -> bool:
+    """Whether a file could not be written. safetensors and torch have errors of their own for that."""
+    if isinstance(error, RuntimeError):
+        return any(word in str(error) for word in _TORCH_WRITER)
+    return isinstance(error, (OSError, SafetensorError))
+
+
+def disk_fault(error: Exception, what: str, folder: Path | None = None) -> SystemFault:
+    """A failed write as the fault it is: a full disk has its own code.
+
+    torch does not say why it could not write: the free space of ``folder`` does.
+    """
+    full = getattr(error, "errno", None) in FULL_DISK or any(f"(os error {code})" in str(error) for code in FULL_DISK)
+    if full or (folder is not None and shutil.disk_usage(folder).free < _LITTLE_BYTES):
         return SystemFault("disk_full", f"no space left for {what}: {error}", retryable=True)
     return SystemFault("write_failed", f"{what} cannot be written: {error}", retryable=True)
 

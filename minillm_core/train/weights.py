@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -37,7 +38,7 @@ def save_weights(engine: Engine, path: Path, ranks: Ranks) -> None:
                 with aside.open("rb") as file:
                     os.fsync(file.fileno())
                 aside.replace(path)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 aside.unlink(missing_ok=True)
                 raise disk_fault(error, "the best weights") from error
     ranks.barrier()
