@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from api import errors, openapi
 from api.artifacts.endpoints import router as artifacts
 from api.auth import authenticator
+from api.checkpoints.endpoints import router as checkpoints
 from api.dependencies import Services
 from api.files.endpoints import router as files
 from api.health.endpoints import router as health
@@ -83,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The middleware does the checking; this says so in the OpenAPI document.
     bearer = Depends(HTTPBearer(auto_error=False, description="An API key, once any exists."))
     app.include_router(health)
-    for router in (files, models, jobs, history, artifacts, workers, keys):
+    for router in (files, models, jobs, history, checkpoints, artifacts, workers, keys):
         app.include_router(router, dependencies=[bearer])
     openapi.install(app)
     return app

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -210,7 +212,30 @@ class MinillmClient:
         return [_parsed(MetricPoint, item) for item in body["data"]]
 
     def checkpoints(self, job_id: str, *, limit: int | None = None) -> list[Checkpoint]:
+        """Checkpoints of a job, newest first."""
         return list(self._pages(Checkpoint, self._path(job_id, "checkpoints"), limit))
+
+    def checkpoint(self, job_id: str, checkpoint_id: str) -> Checkpoint:
+        return _parsed(Checkpoint, _json(self._transport.request("GET", self._checkpoint_path(job_id, checkpoint_id))))
+
+    def update_checkpoint(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        pinned: bool | None = None,
+        expires_at: datetime | EllipsisType | None = ...,
+    ) -> Checkpoint:
+        """Change what is given. A pinned one stays as long as its job; `expires_at` needs a zone, None is never."""
+        patch: dict[str, Any] = {} if pinned is None else {"pinned": pinned}
+        if not isinstance(expires_at, EllipsisType):
+            patch["expires_at"] = None if expires_at is None else expires_at.isoformat()
+        path = self._checkpoint_path(job_id, checkpoint_id)
+        return _parsed(Checkpoint, _json(self._transport.request("PATCH", path, json=patch, idempotent=True)))
+
+    def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> None:
+        """Delete one that is neither pinned nor the beginning of an unfinished fork."""
+        self._transport.request("DELETE", self._checkpoint_path(job_id, checkpoint_id))
 
     def logs(self, job_id: str, *, attempt: int | None = None, stream: str = "stderr", offset: int = 0) -> LogChunk:
         """The trainer's output (`stderr` or `stdout`) from byte `offset` on, as much as the service sends at once.
@@ -274,6 +299,9 @@ class MinillmClient:
     @staticmethod
     def _path(job_id: str, *more: str) -> str:
         return "/".join(["/v1/jobs", _segment(job_id), *more])
+
+    def _checkpoint_path(self, job_id: str, checkpoint_id: str) -> str:
+        return self._path(job_id, "checkpoints", _segment(checkpoint_id))
 
     def _pages(
         self, type_: type[Answer], path: str, limit: int | None, *, cursor: str = "id", **parameters: str

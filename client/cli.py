@@ -34,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of the job, job_...")]
+CheckpointId = Annotated[str, typer.Argument(metavar="CKPT", help="Id of the checkpoint, ckpt_...")]
 
 
 def _console() -> Console:
@@ -258,6 +259,41 @@ def change(
     with _service() as client:
         job = client.update(job_id, name=name, priority=priority, max_runtime_seconds=max_runtime)
         say(_console(), plain_line(job))
+
+
+@app.command()
+def checkpoints(job_id: JobId) -> None:
+    """List a job's checkpoints, newest first."""
+    with _service() as client:
+        rows = (
+            (
+                one.id,
+                one.phase,
+                one.step,
+                one.bytes,
+                "best" if one.best else None,
+                "pinned" if one.pinned else None,
+                one.expires_at.isoformat(timespec="seconds") if one.expires_at else None,
+            )
+            for one in client.checkpoints(job_id)
+        )
+        table(_console(), ("ID", "PHASE", "STEP", "BYTES", "BEST", "PINNED", "EXPIRES"), rows)
+
+
+@app.command()
+def pin(job_id: JobId, checkpoint_id: CheckpointId) -> None:
+    """Keep a checkpoint as long as its job."""
+    with _service() as client:
+        client.update_checkpoint(job_id, checkpoint_id, pinned=True)
+        say(_console(), f"{checkpoint_id} is pinned")
+
+
+@app.command()
+def unpin(job_id: JobId, checkpoint_id: CheckpointId) -> None:
+    """Let a pinned checkpoint go the way of the others."""
+    with _service() as client:
+        client.update_checkpoint(job_id, checkpoint_id, pinned=False)
+        say(_console(), f"{checkpoint_id} is not pinned")
 
 
 @app.command()

@@ -87,6 +87,8 @@ class Checkpoint(_Tolerant):
     bytes: int | None = None
     best: bool = False
     resumable: bool = True
+    pinned: bool = False
+    expires_at: datetime | None = None
     metrics: dict[str, float | None] = Field(default_factory=dict)
     created_at: datetime | None = None
 

@@ -58,7 +58,10 @@ class CheckpointRepository:
         )
 
     def set_pinned(self, checkpoint: Checkpoint, pinned: bool) -> Checkpoint:
-        """A pinned checkpoint outlives retention, expiry and cancel; only its job's deletion takes it."""
+        """A pinned checkpoint outlives retention, expiry and cancel; only its job's deletion takes it.
+
+        Raises NotFound where it is gone by now, as do the others below.
+        """
         self._lock(checkpoint).pinned = pinned
         self.session.flush()
         return checkpoint
@@ -96,7 +99,7 @@ class CheckpointRepository:
 
     def _lock(self, checkpoint: Checkpoint) -> Checkpoint:
         lock(self.session, checkpoint.job_id)
-        self.session.refresh(checkpoint)
-        if checkpoint.deleting:
+        row = self.session.get(Checkpoint, checkpoint.id, populate_existing=True)
+        if row is None or row.deleting:
             raise NotFound("checkpoint", checkpoint.id)
-        return checkpoint
+        return row

@@ -72,6 +72,8 @@ class Desired:
     """Whether the worker shall checkpoint, hand its job back and take no more."""
     lease_expires_at: dt.datetime
     seconds_to_deadline: float | None
+    pinned: frozenset[str]
+    """Checkpoints in the attempt's own run folder that must stay, as paths relative to it."""
 
 
 def claim(
@@ -177,12 +179,16 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired:
         .execution_options(synchronize_session=False)
     )
     draining = session.scalar(select(Worker.draining).where(Worker.id == claim.worker_id))
+    pinned = select(Checkpoint.path).where(
+        Checkpoint.job_id == claim.job_id, Checkpoint.attempt == claim.attempt, Checkpoint.pinned.is_(True)
+    )
     return Desired(
         state=row.desired_state,
         keep=row.keep,
         drain=bool(draining),
         lease_expires_at=expires,
         seconds_to_deadline=_seconds_until(row.deadline_at, now),
+        pinned=frozenset(session.scalars(pinned)),
     )
 
 

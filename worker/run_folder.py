@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from minillm_core.spec import (
     CONTEXT_FILE,
+    PINNED_FILE,
     SPEC_FILE,
     Failure,
     FailureCategory,
@@ -75,6 +77,13 @@ def prepare(
     (run_dir / SPEC_FILE).write_text(spec.model_dump_json(indent=1))
     (run_dir / CONTEXT_FILE).write_text(context.model_dump_json(indent=1))
     return PreparedRun(run_dir, spec, damaged)
+
+
+def write_pins(run_dir: Path, pinned: Collection[str]) -> None:
+    """Tell the trainer which checkpoints (paths relative to the run folder) it must not remove. Raises OSError."""
+    aside = run_dir / f".{PINNED_FILE}"
+    aside.write_text(json.dumps(sorted(PurePosixPath(path).name for path in pinned)))
+    aside.replace(run_dir / PINNED_FILE)
 
 
 def _resumable(

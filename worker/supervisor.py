@@ -42,7 +42,7 @@ from worker.launcher import TrainerLauncher
 from worker.lease_keeper import LeaseKeeper
 from worker.manifests import ManifestError, Unreadable, verify
 from worker.process_group import ProcessGroup, ProcessIdentity, rotate
-from worker.run_folder import PreparedRun, Unresolvable, prepare
+from worker.run_folder import PreparedRun, Unresolvable, prepare, write_pins
 from worker.tail import EventTail, attempt_log
 from worker.verdict import Ending, StopReason, judge, out_of_memory_kills
 from worker.watchdog import Watchdog
@@ -106,6 +106,7 @@ class Supervisor:
         self._stop: StopReason | None = None
         self._kill_at = float("inf")
         self._disk_full = False
+        self._pinned: frozenset[str] = frozenset()
         self._said: Failure | None = None
         self._student: StudentEvent | None = None
         self.survivors: list[ProcessIdentity] = []
@@ -237,6 +238,18 @@ class Supervisor:
         for name in ("stdout.log", "stderr.log"):
             rotate(self._run_dir / name, LOG_LIMIT_BYTES)
         self._disk_full = self._almost_full()
+        self._pass_on_pins()
+
+    def _pass_on_pins(self) -> None:
+        """Write what the last renewal learned of pins, where that is new."""
+        desired = self._lease.desired
+        if desired is None or desired.pinned == self._pinned:
+            return
+        try:
+            write_pins(self._run_dir, desired.pinned)
+            self._pinned = desired.pinned
+        except OSError as error:
+            logger.warning("%s: pins were not passed on: %s", self._claim.job_id, error.strerror)
 
     def _almost_full(self) -> bool:
         return shutil.disk_usage(self._run_dir).free < self._settings.min_free_bytes

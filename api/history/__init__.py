@@ -1,1 +1,1 @@
-"""What happened in a job: events, metrics, checkpoints, logs, attempts, all under `/v1/jobs/{id}`."""
+"""What happened in a job: events, metrics, logs, attempts, all under `/v1/jobs/{id}`."""

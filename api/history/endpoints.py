@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/{events,metrics,checkpoints,logs,attempts}."""
+"""/v1/jobs/{id}/{events,metrics,logs,attempts}."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from api.conditional import byte_range
 from api.dependencies import ReadSession, ServicesDep
 from api.history import service
 from api.history.logs import Stream
-from api.history.schemas import AttemptOut, CheckpointOut, EventOut, LogOut, MetricOut
+from api.history.schemas import AttemptOut, EventOut, LogOut, MetricOut
 from api.history.streams import CSV, EVENT_STREAM, JSONL, accepted, event_stream, metrics_csv, metrics_jsonl
 from api.jobs.service import live_job
 from api.openapi import problems
-from api.pagination import After, Before, Limit, Order, Page, cursor_problems, page
+from api.pagination import Limit, Page, page
 from api.problems import Invalid, NotAcceptable
-from store.checkpoints import CheckpointRepository
 from store.events import EventRepository, MetricRepository
 from store.jobs import JobRepository
 
@@ -110,22 +109,6 @@ def metrics_list(
         return StreamingResponse(metrics_jsonl(found), media_type=JSONL)
     out = Page[MetricOut](object="list", data=list(found), has_more=False, first_id=None, last_id=None)
     return Response(out.model_dump_json(), media_type=JSON)
-
-
-@router.get("/jobs/{job_id}/checkpoints", responses=problems(401, 404, 422, 503), summary="List a job's checkpoints")
-def checkpoints_list(
-    job_id: str,
-    caller: CallerDep,
-    session: ReadSession,
-    limit: Limit = 20,
-    after: After = None,
-    before: Before = None,
-    order: Order = "desc",
-) -> Page[CheckpointOut]:
-    job = live_job(session, caller.owner_id, job_id)
-    with cursor_problems(after, before):
-        found = CheckpointRepository(session).list(job, limit=limit, after=after, before=before, order=order)
-    return page(found.items, found.has_more, service.checkpoint_out, lambda row: row.id)
 
 
 @router.get("/jobs/{job_id}/attempts", responses=problems(401, 404, 503), summary="List a job's attempts")

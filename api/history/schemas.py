@@ -33,22 +33,6 @@ class MetricOut(Out):
     created_at: datetime
 
 
-class CheckpointOut(Out):
-    id: str
-    object: Literal["job.checkpoint"]
-    attempt: int
-    phase: str
-    step: int
-    bytes: int
-    manifest_sha256: str
-    best: bool
-    resumable: bool
-    pinned: bool
-    expires_at: datetime | None
-    metrics: dict[str, float]
-    created_at: datetime
-
-
 class AttemptOut(Out):
     id: str
     object: Literal["job.attempt"]

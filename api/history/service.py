@@ -9,14 +9,14 @@ from sqlalchemy.orm import Session
 
 from api.dependencies import Services
 from api.history.logs import LogSource, Stream, log_piece, log_source
-from api.history.schemas import AttemptOut, CheckpointOut, EventOut, LogOut, MetricOut
+from api.history.schemas import AttemptOut, EventOut, LogOut, MetricOut
 from api.jobs.service import live_job
 from api.problems import NotFound
 from minillm_core.spec import Failure
 from store.events import EventRepository, Measurement
 from store.jobs import JobRepository
 from store.states import TERMINAL
-from store.tables import Attempt, Checkpoint, Event, Job
+from store.tables import Attempt, Event, Job
 
 LOG_CHUNK_BYTES = 1 << 20
 _STREAM_BATCH = 500
@@ -56,24 +56,6 @@ def metric_points(series: Iterable[Measurement]) -> Iterator[MetricOut]:
             values={item.name: item.value for item in values},
             created_at=values[0].created_at,
         )
-
-
-def checkpoint_out(row: Checkpoint) -> CheckpointOut:
-    return CheckpointOut(
-        id=row.id,
-        object="job.checkpoint",
-        attempt=row.attempt,
-        phase=row.phase,
-        step=row.step,
-        bytes=row.bytes,
-        manifest_sha256=row.manifest_sha256,
-        best=row.best,
-        resumable=row.resumable,
-        pinned=row.pinned,
-        expires_at=row.expires_at,
-        metrics=row.metrics,
-        created_at=row.created_at,
-    )
 
 
 def attempt_out(row: Attempt) -> AttemptOut:

@@ -17,6 +17,8 @@ EVENTS_FILE = "events.jsonl"
 CHECKPOINTS_DIR = "checkpoints"
 STUDENT_DIR = "student"
 MANIFEST_FILE = "manifest.json"
+PINNED_FILE = "pinned.json"
+"""A JSON list of names of folders under ``CHECKPOINTS_DIR`` that the trainer must not remove. Changes while it runs."""
 
 
 class RunContext(Strict):

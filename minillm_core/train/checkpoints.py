@@ -8,6 +8,7 @@ another machine can resume from a copy.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -25,7 +26,7 @@ from safetensors import SafetensorError
 from minillm_core.data.sampler import CursorState
 from minillm_core.errors import SystemFault
 from minillm_core.manifests import FolderDamaged, commit_folder, folder_bytes, verify_folder
-from minillm_core.spec import CHECKPOINTS_DIR, MANIFEST_FILE
+from minillm_core.spec import CHECKPOINTS_DIR, MANIFEST_FILE, PINNED_FILE
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.engine import Engine
 from minillm_core.train.events import EventLog
@@ -176,9 +177,12 @@ class Checkpoints:
             self._prune(state)
 
     def _prune(self, state: RunState) -> None:
-        """Keep the newest and the best of the phase under way."""
+        """Keep the newest, the best of the phase under way, and those that the user has pinned."""
         folders = self._own()
         for folder in folders[self._keep :]:
+            # Read for each: a pin may come while another is being removed.
+            if folder.name in self._pinned():
+                continue
             phase, step = folder.name.split("-")[1], int(folder.name.rsplit("-", 1)[1])
             if phase == state.phase and step == state.best_step:
                 continue
@@ -186,8 +190,16 @@ class Checkpoints:
             # its own name is always whole.
             self._events.checkpoint_removed(f"{CHECKPOINTS_DIR}/{folder.name}")
             doomed = folder.with_name(f".{folder.name}")
-            folder.rename(doomed)
-            shutil.rmtree(doomed)
+            # Its owner may have deleted it meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def _pinned(self) -> frozenset[str]:
+        try:
+            return frozenset(json.loads((self._run_dir / PINNED_FILE).read_text()))
+        except FileNotFoundError:
+            return frozenset()
 
     def _own(self) -> list[Path]:
         """This run folder's checkpoints, newest first."""

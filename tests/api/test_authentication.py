@@ -26,7 +26,7 @@ def bearer(key: str) -> dict[str, str]:
 
 def address(route: APIRoute, **ids: str) -> str:
     path = route.path.replace(":path", "")
-    for name in ("job_id", "file_id", "model_id", "worker_id", "key_id", "number", "name"):
+    for name in ("job_id", "checkpoint_id", "file_id", "model_id", "worker_id", "key_id", "number", "name"):
         path = path.replace("{" + name + "}", ids.get(name, "1"))
     return path
 
@@ -158,6 +158,7 @@ class TestOwnership:
         run.succeed()
         return {
             "job_id": job,
+            "checkpoint_id": client.get(f"/v1/jobs/{job}/checkpoints").json()["data"][0]["id"],
             "file_id": spec["dataset"]["file"],
             "model_id": client.get(f"/v1/jobs/{job}").json()["student_model"],
             "name": "config.json",
@@ -168,7 +169,11 @@ class TestOwnership:
         stranger = bearer(
             client.post("/v1/api_keys", json={"name": "b", "owner_id": "stranger"}, headers=admin).json()["key"]
         )
-        bodies: dict[str, Any] = {"jobs_update": {"name": "mine"}, "jobs_fork": {}}
+        bodies: dict[str, Any] = {
+            "jobs_update": {"name": "mine"},
+            "jobs_fork": {},
+            "checkpoints_update": {"pinned": True},
+        }
         walked = 0
         for method, route in WALK:
             if not any("{" + name + "}" in route.path for name in ("job_id", "file_id", "model_id")):

@@ -134,16 +134,6 @@ def test_accept(header: str | None, expected: str | None) -> None:
     assert accepted(header, ("a/b", "text/csv")) == expected
 
 
-def test_checkpoints(client: TestClient, services: Services, job: Row) -> None:
-    Run(services, job["id"]).train(3)
-    path = f"/v1/jobs/{job['id']}/checkpoints"
-    rows = client.get(path).json()["data"]
-    assert [row["step"] for row in rows] == sorted((row["step"] for row in rows), reverse=True)
-    assert {row["best"] for row in rows} == {True, False}
-    assert client.get(path, params={"limit": 1, "after": rows[0]["id"]}).json()["data"] == [rows[1]]
-    check_problem(client.get(path, params={"after": "ckpt_0"}), 422, "unknown_cursor", "after")
-
-
 def test_attempts(client: TestClient, services: Services, job: Row) -> None:
     path = f"/v1/jobs/{job['id']}/attempts"
     assert client.get(path).json()["data"] == []

@@ -14,6 +14,9 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.artifacts.endpoints import router as artifacts
+from api.checkpoints import examples as checkpoint_examples
+from api.checkpoints.endpoints import router as checkpoints
+from api.checkpoints.schemas import CheckpointPatch
 from api.dependencies import write_session
 from api.files.endpoints import router as files
 from api.health.endpoints import router as health
@@ -28,7 +31,7 @@ from api.workers.endpoints import router as workers
 from minillm_core.spec import JobSpec
 from store.settings import Settings
 
-ROUTERS = (health, files, models, jobs, history, artifacts, keys, workers)
+ROUTERS = (health, files, models, jobs, history, checkpoints, artifacts, keys, workers)
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 
 
@@ -65,7 +68,7 @@ def test_every_body_has_an_example(document: dict[str, Any]) -> None:
         for content in operation.get("requestBody", {}).get("content", {}).values():
             bodies += 1
             assert content.get("examples") or content.get("example"), name
-    assert bodies == 7
+    assert bodies == 8
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,7 @@ def test_every_body_has_an_example(document: dict[str, Any]) -> None:
         (RetryIn, examples.RETRY),
         (ForkIn, examples.FORK),
         (JobPatch, examples.PATCH),
+        (CheckpointPatch, checkpoint_examples.PATCH),
     ],
 )
 def test_examples_are_valid(type_: Any, shown: dict[str, Any]) -> None:

@@ -229,6 +229,29 @@ class TestClient:
                 client.job(origin)
             assert caught.value.status == 404
 
+    def test_pin_expire_and_delete_a_checkpoint(self, service: Service) -> None:
+        job_id = service.submit()
+        taken = service.claim()
+        service.train(taken)
+        service.checkpoint(taken)
+        never = datetime(2040, 1, 1, tzinfo=UTC)
+        with service.client() as client:
+            (listed,) = client.checkpoints(job_id)
+            assert client.checkpoint(job_id, listed.id) == listed
+            pinned = client.update_checkpoint(job_id, listed.id, pinned=True, expires_at=never)
+            assert (pinned.pinned, pinned.expires_at) == (True, never)
+            with pytest.raises(ApiError) as caught:
+                client.delete_checkpoint(job_id, listed.id)
+            assert (caught.value.status, caught.value.code) == (409, "pinned")
+            loose = client.update_checkpoint(job_id, listed.id, pinned=False)
+            assert (loose.pinned, loose.expires_at) == (False, never), "what is left out stays"
+            assert client.update_checkpoint(job_id, listed.id, expires_at=None).expires_at is None
+            client.delete_checkpoint(job_id, listed.id)
+            assert client.checkpoints(job_id) == []
+            with pytest.raises(ApiError) as caught:
+                client.checkpoint(job_id, listed.id)
+            assert caught.value.status == 404
+
     def test_one_key_is_one_job(self, service: Service) -> None:
         spec = _spec_of(service.spec)
         with service.client() as client:
@@ -341,6 +364,26 @@ class TestCommand:
         run("cancel", fork)
         assert run("delete", fork).stdout.strip() == f"{fork} is deleted"
 
+    def test_checkpoints_pin_and_unpin(self, service: Service) -> None:
+        job_id = service.submit()
+        taken = service.claim()
+        service.train(taken)
+        service.checkpoint(taken)
+        head, row = run("checkpoints", job_id).stdout.splitlines()
+        assert head.split("\t") == ["ID", "PHASE", "STEP", "BYTES", "BEST", "PINNED", "EXPIRES"]
+        checkpoint, *rest = row.split("\t")
+        assert rest == ["training", "5", "10", "", "", ""]
+        assert run("pin", job_id, checkpoint).stdout.strip() == f"{checkpoint} is pinned"
+        with service.client() as client:
+            client.update_checkpoint(job_id, checkpoint, expires_at=datetime(2040, 1, 1, tzinfo=UTC))
+        assert run("checkpoints", job_id).stdout.splitlines()[1].split("\t")[5:] == [
+            "pinned",
+            "2040-01-01T00:00:00+00:00",
+        ]
+        assert run("unpin", job_id, checkpoint).stdout.strip() == f"{checkpoint} is not pinned"
+        assert "pinned" not in run("checkpoints", job_id).stdout
+        assert run("pin", job_id, "ckpt_0").exit_code == 2
+
     def test_download(self, service: Service, tmp_path: Path) -> None:
         job_id = service.submit()
         early = run("download", job_id, "--to", str(tmp_path / "student"))
@@ -415,5 +458,8 @@ class TestWithoutService:
             "fork",
             "change",
             "delete",
+            "checkpoints",
+            "pin",
+            "unpin",
         ):
             assert name in result.stdout

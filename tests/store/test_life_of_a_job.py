@@ -575,6 +575,39 @@ class TestRetention:
             items = CheckpointRepository(session).list(row(database, job_id)).items
             assert [c.step for c in items] == [5, 2, 1]
 
+    def test_a_renewal_learns_what_its_own_attempt_has_pinned(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1), scenes.checkpoint(4, 2))
+        end(database, taken, Outcome.stopped())
+        again = take(database)
+        say(database, again, scenes.checkpoint(1, 3), scenes.checkpoint(2, 4))
+        with database.write() as session:
+            repository = CheckpointRepository(session)
+            assert renew(session, again, 30.0).pinned == frozenset()
+            rows = repository.list(row(database, job_id)).items
+            for one in rows:
+                repository.set_pinned(one, one.step in (2, 3))
+            assert renew(session, again, 30.0).pinned == {"checkpoints/training-3"}
+            repository.set_pinned(next(one for one in rows if one.step == 3), False)
+            assert renew(session, again, 30.0).pinned == frozenset()
+
+    def test_one_that_the_trainer_has_removed_meanwhile_is_not_found(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1))
+        with database.read() as session:
+            (one,) = CheckpointRepository(session).list(row(database, job_id)).items
+        gone = CheckpointRemovedEvent(seq=4, time=scenes.TIME, path="checkpoints/training-1")
+        say(database, taken, gone)
+        with database.write() as session:
+            repository = CheckpointRepository(session)
+            for change in (
+                lambda: repository.set_pinned(one, True),
+                lambda: repository.set_expires_at(one, None),
+                lambda: repository.request_delete(one),
+            ):
+                with pytest.raises(NotFound):
+                    change()
+
     def test_expiry(self, database: Database) -> None:
         job_id, taken = running(database)
         say(database, taken, scenes.checkpoint(3, 1), scenes.checkpoint(4, 2))

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from minillm_core.spec import PINNED_FILE
+from store.checkpoints import CheckpointRepository
 from store.sweep import sweep
 from store.tables import Checkpoint, Event, MetricPoint
 from store.vocabulary import AttemptState, JobState, Keep
@@ -182,6 +184,28 @@ class TestWhatTheUserWants:
         thread.join(5)
         job = service.job(job_id)
         assert (job.state, job.retries) == (JobState.QUEUED, 0)
+
+
+class TestPins:
+    def test_the_trainer_is_told_of_pins_and_of_their_end(self, service: Service) -> None:
+        job_id = service.submit(steps="1000", delay="0.05")
+        thread = service.run_aside()
+        told = service.settings.run_dir(job_id, 1) / PINNED_FILE
+        wait_until(lambda: len(_checkpoints(service, job_id)) >= 2)
+        assert not told.exists(), "nothing to tell"
+        chosen = _checkpoints(service, job_id)[-1]
+        for pinned, names in ((True, [Path(chosen.path).name]), (False, [])):
+            with service.database.write() as session:
+                CheckpointRepository(session).set_pinned(session.get_one(Checkpoint, chosen.id), pinned)
+            wait_until(lambda names=names: told.exists() and json.loads(told.read_text()) == names, 10.0)
+        service.do(job_id, "request_cancel", keep=Keep.NONE)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def _checkpoints(service: Service, job_id: str) -> list[Checkpoint]:
+    with service.database.read() as session:
+        return CheckpointRepository(session).list(service.job(job_id)).items
 
 
 class TestFence:
