@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 from minillm_core.objectives.products import onednn_available
 
 
-def _onednn(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+def onednn(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``, (N, O), of float32 tensors on a CPU, strided in any way; without gradient."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
     return product
 
@@ -29,7 +30,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_NI, weight_OI)
-        return _onednn(x_NI, weight_OI, bias_O)
+        return onednn(x_NI, weight_OI, bias_O)
 
     @staticmethod
     @once_differentiable
@@ -38,8 +39,8 @@ class _Linear(torch.autograd.Function):
         grad_NO = grad_NO.contiguous()
         by_x, by_weight, by_bias = ctx.needs_input_grad
         return (
-            _onednn(grad_NO, weight_OI.t()) if by_x else None,
-            _onednn(grad_NO.t(), x_NI.t()) if by_weight else None,
+            onednn(grad_NO, weight_OI.t()) if by_x else None,
+            onednn(grad_NO.t(), x_NI.t()) if by_weight else None,
             grad_NO.sum(0) if by_bias else None,
         )
 
@@ -55,7 +56,7 @@ class OneDnnLinear(nn.Linear):
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
             product: Tensor = _Linear.apply(rows_NI, self.weight, self.bias)  # type: ignore[no-untyped-call]
         else:
-            product = _onednn(rows_NI, self.weight, self.bias)
+            product = onednn(rows_NI, self.weight, self.bias)
         return product.view(*input.shape[:-1], self.out_features)
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from minillm_core.errors import UserError
+from minillm_core.train.memory import keep_freed_memory
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 """Longest wait for the slowest rank; a round of sampling lies between two collectives."""
@@ -52,6 +53,7 @@ class Ranks:
             device, backend = torch.device("cuda", local_rank), "nccl"
         else:
             device, backend = torch.device("cpu"), "gloo"
+            keep_freed_memory()
             threads = os.environ.get("OMP_NUM_THREADS")
             torch.set_num_threads(int(threads) if threads else max(1, (os.cpu_count() or 1) // world))
         if not dist.is_initialized():

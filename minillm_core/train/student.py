@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from minillm_core.models.families import output_head, unwrapped
-from minillm_core.models.linear import use_onednn
+from minillm_core.models.fast_layers import use_fast_layers
 from minillm_core.models.packed import PackedRows, joined_hidden_states
 from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden, policy_loss_from_hidden
 from minillm_core.train.methods import Method, PolicyTerms
@@ -64,7 +64,7 @@ class StudentModule(nn.Module):
         # A tuple keeps the teacher's weight out of this module's parameters.
         self._teacher_head = (teacher_head,)
         if zero_stage < 3:
-            use_onednn(model)
+            use_fast_layers(model)
         else:
             # The head's weight is used outside of its own module's forward, where ZeRO-3 would not gather it.
             head = unwrapped(model).get_output_embeddings()

@@ -1,0 +1,148 @@
+"""Layers of the LLaMA-shaped families with a backward pass written by hand, for float32 on a CPU.
+
+Autograd keeps every intermediate of a gated layer and of a norm. Here a gated layer keeps its input
+and its two projections (half of it), a norm its input and one number a token, and the rest is computed
+again in the backward pass, which takes less time than reading it from memory.
+
+Axes: N tokens, D hidden width, I inner width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralMLP, MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
+
+from minillm_core.models.linear import OneDnnLinear, onednn, use_onednn
+
+
+def use_fast_layers(model: nn.Module) -> int:
+    """Replace what is known here and every plain linear layer, in place; returns how many layers.
+
+    Names, parameters and results (up to rounding) stay as they are. Parameters are used outside of the
+    forward pass of their own modules: not for ZeRO-3.
+    """
+    replaced = use_onednn(model)
+    for module in list(model.modules()):
+        fast = _FAST.get(type(module))
+        if fast is not None and (not issubclass(fast, _FastGated) or _is_plain(module)):
+            module.__class__ = fast
+            replaced += 1
+    return replaced
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """A gated layer of SiLU without biases and adapters."""
+    layers = [getattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")]
+    plain = all(type(layer) is OneDnnLinear and layer.bias is None for layer in layers)
+    return plain and getattr(module.config, "hidden_act", None) == "silu"
+
+
+def _fits(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class _FastNorm(nn.Module):
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if not _fits(hidden_states, self.weight):
+            unchanged: Tensor = super().forward(hidden_states)  # type: ignore[misc]
+            return unchanged
+        if not torch.is_grad_enabled():
+            return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+        normed: Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+        return normed
+
+
+class _Norm(torch.autograd.Function):
+    """``x * rsqrt(mean(x^2) + eps) * weight`` over the last axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        scale = mean.add_(eps).rsqrt_()
+        ctx.save_for_backward(x, scale, weight_D)
+        return (x * scale).mul_(weight_D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, scale, weight_D = ctx.saved_tensors
+        width = x.shape[-1]
+        straight = x * scale
+        product = grad * straight
+        rows = product.reshape(-1, width)
+        by_weight_D = rows.sum(0) if ctx.needs_input_grad[1] else None
+        # With y = straight * weight: dx = scale * (dy weight - straight * mean(dy weight straight)).
+        mean = torch.mv(rows, weight_D).div_(-width).view(scale.shape)
+        by_x = (grad * weight_D).addcmul_(straight, mean).mul_(scale)
+        return by_x, by_weight_D, None
+
+
+class _FastGated(nn.Module):
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+        if not _fits(x, weights[0]):
+            unchanged: Tensor = super().forward(x)  # type: ignore[misc]
+            return unchanged
+        x_ND = x.reshape(-1, x.shape[-1])
+        gated: Tensor = _Gated.apply(x_ND, *weights)  # type: ignore[no-untyped-call]
+        return gated.view(x.shape)
+
+
+class _Gated(torch.autograd.Function):
+    """``(silu(x @ gate.T) * (x @ up.T)) @ down.T``."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, gate_ID: Tensor, up_ID: Tensor, down_DI: Tensor) -> Tensor:
+        gate_NI, up_NI = onednn(x_ND, gate_ID), onednn(x_ND, up_ID)
+        ctx.save_for_backward(x_ND, gate_NI, up_NI, gate_ID, up_ID, down_DI)
+        return onednn(nn.functional.silu(gate_NI).mul_(up_NI), down_DI)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, gate_NI, up_NI, gate_ID, up_ID, down_DI = ctx.saved_tensors
+        grad_ND = grad_ND.contiguous()
+        inner_NI = onednn(grad_ND, down_DI.t())
+        open_NI = nn.functional.silu(gate_NI)
+        by_up_NI = inner_NI * open_NI
+        by_gate_NI = torch.ops.aten.silu_backward(inner_NI.mul_(up_NI), gate_NI)
+        by_down = onednn(grad_ND.t(), open_NI.mul_(up_NI).t()) if ctx.needs_input_grad[3] else None
+        by_x = None
+        if ctx.needs_input_grad[0]:
+            by_x = onednn(by_gate_NI, gate_ID.t())
+            by_x = torch.ops.mkldnn._linear_pointwise.binary(by_up_NI, by_x, up_ID.t(), None, "add")
+        return (
+            by_x,
+            onednn(by_gate_NI.t(), x_ND.t()) if ctx.needs_input_grad[1] else None,
+            onednn(by_up_NI.t(), x_ND.t()) if ctx.needs_input_grad[2] else None,
+            by_down,
+        )
+
+
+def _mixed(fast: type, families: tuple[type, ...]) -> dict[type, type]:
+    return {family: type(f"{family.__name__}{fast.__name__}", (fast, family), {}) for family in families}
+
+
+_FAST = {
+    **_mixed(_FastNorm, (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)),
+    **_mixed(_FastGated, (LlamaMLP, MistralMLP, Qwen2MLP, Qwen3MLP)),
+}
