@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from minillm_core.data.corpus import load_corpus
+from minillm_core.data.corpus import CORPUS_BLOCK_TOKENS, load_corpus
 from minillm_core.data.dataset import Dataset, load_dataset
 from minillm_core.data.templates import end_token_id
 from minillm_core.errors import RunError, UserError
@@ -84,9 +84,9 @@ def prepare(
         dev=len(dataset.dev),
         dropped_long_prompts=dataset.dropped_long_prompts,
     )
-    corpus = None
+    corpus_file = None
     if job.pretrain_corpus is not None:
-        corpus = load_corpus(file_path(job.pretrain_corpus.file, context, run_dir, "/pretrain_corpus/file"), tokenizer)
+        corpus_file = file_path(job.pretrain_corpus.file, context, run_dir, "/pretrain_corpus/file")
     labels = _labels(job, context, run_dir, dataset, tokenizer)
 
     progress.enter(Phase.PREPARING, f"loading {job.teacher.model}")
@@ -103,6 +103,10 @@ def prepare(
     student_config = teacher.config if student_folder is None else AutoConfig.from_pretrained(student_folder)
     for name, config in (("teacher", teacher.config), ("student", student_config)):
         _check_context(job, name, context_length(config))
+    corpus = None
+    if corpus_file is not None:
+        longest = min(context_length(teacher.config), context_length(student_config), CORPUS_BLOCK_TOKENS)
+        corpus = load_corpus(corpus_file, tokenizer, longest)
     end_id = end_token_id(job.dataset.template, tokenizer)
     eos_ids = [end_id] if end_id == tokenizer.eos_token_id else [end_id, tokenizer.eos_token_id]
     sampling = Sampling(

@@ -36,7 +36,7 @@ from minillm_core.train.rounds import Round
 from minillm_core.train.step import TeacherSide
 from minillm_core.train.stop import StopFlag
 from minillm_core.train.teacher_responses import with_teacher_responses
-from minillm_core.train.weights import merged_model, load_weights
+from minillm_core.train.weights import load_weights, merged_model
 
 TEACHER_SFT = Phase.TEACHER_SFT.value
 STUDENT_SFT = Phase.STUDENT_SFT.value

@@ -19,8 +19,13 @@ from minillm_core.errors import UserError
 PARAM = "/pretrain_corpus/file"
 _PIECE_CHARACTERS = 1 << 16
 
+CORPUS_BLOCK_TOKENS = 512
+"""Length of a block, as in the paper."""
 
-def load_corpus(path: Path, tokenizer: PreTrainedTokenizerBase, block_tokens: int = 512) -> torch.Tensor:
+
+def load_corpus(
+    path: Path, tokenizer: PreTrainedTokenizerBase, block_tokens: int = CORPUS_BLOCK_TOKENS
+) -> torch.Tensor:
     """Blocks ``tokens_NT`` (int32, T = ``block_tokens``): all documents joined, an eos after each.
 
     A file whose first line is a JSON object is JSONL with a ``text`` in every row, a document

@@ -94,7 +94,7 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
-            config=_config(self.zero_stage, dtype, grad_clip, resources.cpu_offload),
+            config=deepspeed_config(self.zero_stage, dtype, grad_clip, resources.cpu_offload),
             dist_init_required=False,
         )
         for name, buffer in module.named_buffers():
@@ -205,7 +205,8 @@ def _hollow_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, empty)
 
 
-def _config(stage: int, dtype: DType, grad_clip: float, cpu_offload: bool) -> dict[str, Any]:
+def deepspeed_config(stage: int, dtype: DType, grad_clip: float, cpu_offload: bool) -> dict[str, Any]:
+    """What DeepSpeed is told: it scales nothing and steps when the loop says so."""
     zero: dict[str, Any] = {
         "stage": stage,
         "reduce_bucket_size": _BUCKET_ELEMENTS,
@@ -227,7 +228,14 @@ def _config(stage: int, dtype: DType, grad_clip: float, cpu_offload: bool) -> di
     if dtype == "bfloat16":
         config["bf16"] = {"enabled": True}
     elif dtype == "float16":
-        config["fp16"] = {"enabled": True, "initial_scale_power": _FP16_INITIAL_SCALE_POWER}
+        # A loss scale of 0 is DeepSpeed's word for a dynamic one; the figures are those of the published code.
+        config["fp16"] = {
+            "enabled": True,
+            "loss_scale": 0,
+            "initial_scale_power": _FP16_INITIAL_SCALE_POWER,
+            "loss_scale_window": 2000,
+            "hysteresis": 4,
+        }
     return config
 
 

@@ -130,6 +130,9 @@ def train_phase(
     training = job.training
     teacher_head = None if teacher is None else head_of(teacher.model, run.vocab)
     module = StudentModule(model, vocab=run.vocab, teacher_head=teacher_head, zero_stage=job.resources.zero_stage)
+    if method.policy is not None:
+        # The ratio compares with the student that sampled, which has no dropout; an adapter may bring some.
+        module.eval()
     engine = Engine(
         module,
         learning_rate=plan.learning_rate,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +109,22 @@ def run_program(
     if done.returncode not in (0, 64, 75):
         print(done.stdout[-2000:], done.stderr[-4000:])
     return done.returncode, events(folder)
+
+
+def run_ranks(program: str, folder: Path, *, ranks: int = 2, timeout: float = 280) -> int:
+    """Run the Python text ``program`` on ``folder`` in ranks of the trainer's launcher: its exit code."""
+    path = folder / "program.py"
+    path.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{program}")
+    launcher = (
+        "import sys; from pathlib import Path; from minillm_core.launch import launch_ranks; "
+        f"sys.exit(launch_ranks(Path({str(folder)!r}), {ranks}, ({str(path)!r},)))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", launcher], cwd=ROOT, env=environment(), start_new_session=True)
+    try:
+        return process.wait(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

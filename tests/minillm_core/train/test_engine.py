@@ -1,11 +1,13 @@
 import math
 
 import pytest
+import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
 from minillm_core.errors import UserError
 from minillm_core.spec import ResourceSpec
 from minillm_core.train.distributed import Ranks
-from minillm_core.train.engine import Engine, effective_zero_stage, scheduled_rate
+from minillm_core.train.engine import Engine, deepspeed_config, effective_zero_stage, scheduled_rate
 
 
 class TestScheduledRate:
@@ -42,8 +44,6 @@ class TestZeroStage:
 
 
 def test_float16_without_accelerator_is_the_users_error():
-    import torch
-
     ranks = Ranks.start()
     if ranks.device.type != "cpu":
         pytest.skip("this machine has an accelerator")
@@ -59,3 +59,63 @@ def test_float16_without_accelerator_is_the_users_error():
             ranks=ranks,
         )
     assert raised.value.param == "/training/dtype"
+
+
+class TestFloat16:
+    """What DeepSpeed is told for an accelerator, and how it says that float16 cannot go on."""
+
+    @pytest.mark.parametrize("stage", [0, 1, 2, 3])
+    def test_the_loss_scale_is_dynamic(self, stage):
+        fp16 = deepspeed_config(stage, "float16", 1.0, False)["fp16"]
+        assert fp16["enabled"] and fp16["loss_scale"] == 0
+        assert fp16["initial_scale_power"] == 11 and fp16["hysteresis"] == 4 and fp16["loss_scale_window"] == 2000
+
+    def test_other_formats_have_none(self):
+        assert "fp16" not in deepspeed_config(1, "bfloat16", 1.0, False)
+        assert deepspeed_config(1, "bfloat16", 1.0, False)["bf16"] == {"enabled": True}
+        assert not {"fp16", "bf16"} & deepspeed_config(1, "float32", 1.0, False).keys()
+
+    def test_an_overflow_at_the_lowest_scale_is_an_infinite_gradient(self, monkeypatch):
+        scaler = DynamicLossScaler(1, scale_window=10, min_scale=1, delayed_shift=1, consecutive_hysteresis=False)
+        engine = small_engine()
+        monkeypatch.setattr(engine._engine, "step", lambda: scaler.update_scale(True))
+        assert engine.step(1e-3) == math.inf
+        engine.close()
+
+
+class Small(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Linear(2, 1)
+
+    def forward(self, x_NI):
+        return self.model(x_NI).sum()
+
+
+def small_engine() -> Engine:
+    return Engine(
+        Small(),
+        learning_rate=1e-3,
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        grad_clip=1.0,
+        dtype="float32",
+        resources=ResourceSpec(),
+        ranks=Ranks.start(),
+    )
+
+
+def test_the_norm_is_that_before_clipping_and_the_update_is_clipped():
+    engine = small_engine()
+    before = engine.module.model.weight.detach().clone()
+    engine.backward(engine(torch.tensor([[30.0, 40.0]])), last=True)
+    assert engine.step(0.0) == pytest.approx(math.sqrt(30**2 + 40**2 + 1))
+    assert torch.equal(engine.module.model.weight, before)
+    engine.close()
+
+
+def test_a_gradient_that_is_not_finite_is_told():
+    engine = small_engine()
+    engine.backward(engine(torch.tensor([[math.inf, 0.0]])) * 0.0, last=True)
+    assert not math.isfinite(engine.step(1e-3))
+    engine.close()

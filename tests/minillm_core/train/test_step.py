@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minillm_core.launch import launch_ranks
+from minillm_core.data.batching import pad_rows
 from minillm_core.models.families import hidden_states
 from minillm_core.objectives.policy_gradient import importance_weights
 from minillm_core.train.batches import response_batch
 from minillm_core.train.rounds import TrainRow
 from minillm_core.train.student import StudentModule, head_of
-from tests.minillm_core.tiny_runs import ROOT
+from tests.minillm_core.tiny_runs import run_ranks
 from tests.minillm_core.train import step_bench as bench
 
 
@@ -105,15 +105,13 @@ def test_padding_on_either_side_changes_nothing(tmp_path, family):
 
 
 RANK_PROGRAM = """
-import json, os, sys
 from pathlib import Path
-sys.path.insert(0, {root!r})
 import torch
 from minillm_core.train.rounds import owned_rows
 from tests.minillm_core.train import step_bench as bench
 
 folder = Path(sys.argv[1])
-found = {{}}
+found = {}
 models = bench.make_models(folder / "teacher")
 ranks = models.ranks
 for name in bench.METHODS:
@@ -132,13 +130,10 @@ ranks.close()
 """
 
 
-def test_two_ranks_have_the_gradient_of_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_two_ranks_have_the_gradient_of_one(tmp_path):
     bench.make_models(tmp_path / "teacher")
     torch.save(corpus(), tmp_path / "blocks.pt")
-    program = tmp_path / "program.py"
-    program.write_text(RANK_PROGRAM.format(root=str(ROOT)))
-    assert launch_ranks(tmp_path, 2, (str(program),)) == 0
+    assert run_ranks(RANK_PROGRAM, tmp_path) == 0
     found = torch.load(tmp_path / "found.pt")
     models = bench.make_models(tmp_path / "teacher")
     for name in bench.METHODS:
