@@ -18,6 +18,7 @@ The last line is one JSON object:
                                  bytes read while decoding over the measured bandwidth
     roofline_fraction            roofline_s over ours_step_s
     parts                        our seconds by part, median
+    ours_cpu_s, trl_cpu_s        CPU time of a step, all threads: the mean over the steps that count
     growth_512_over_64           a step with 512 new tokens over eight times one with 64
 
 ``--quick`` takes fewer rows, tokens and steps and says so; ``--teacher`` takes another model folder.
@@ -137,6 +138,11 @@ def median(values: list[float]) -> float:
     return float(statistics.median(values))
 
 
+def per_step(readings: list[float], warmup: int) -> float:
+    """What a clock read after each step gained in the mean, after ``warmup`` (at least one) of them."""
+    return (readings[-1] - readings[warmup - 1]) / (len(readings) - warmup)
+
+
 class Ours:
     """Our worker and what its steps took."""
 
@@ -149,6 +155,7 @@ class Ours:
         self.parts: list[dict[str, float]] = []
         self.response_tokens = 0
         self.peak_rss_mb = 0.0
+        self.cpu: list[float] = []
 
     def step(self) -> float:
         answer, seconds = self.worker.ask(do="step")
@@ -161,6 +168,7 @@ class Ours:
         self.parts.append(parts)
         self.response_tokens = answer["response_tokens"]
         self.peak_rss_mb = answer["peak_rss_mb"]
+        self.cpu.append(answer["cpu_seconds"])
         say(f"ours {seconds:.2f} s: " + ", ".join(f"{name} {value:.2f}" for name, value in parts.items()))
         return seconds
 
@@ -202,6 +210,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     rates: dict[str, list[float]] = {"float32": [], "bfloat16": [], "bandwidth": []}
     theirs: list[float] = []
+    theirs_cpu: list[float] = []
     last: dict[str, Any] = {}
     ours = Ours(options, teacher, student, prompts, options.new_tokens)
     peer = None
@@ -214,6 +223,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             ours.step()
             if peer is not None:
                 last = peer_step(peer, ours, theirs)
+                theirs_cpu.append(last["cpu_seconds"])
             rates["float32"].append(machine.product_rate(torch.float32))
             rates["bfloat16"].append(machine.product_rate(torch.bfloat16))
             rates["bandwidth"].append(machine.read_bandwidth())
@@ -222,9 +232,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             peer.close()
         counted = ours.seconds[options.warmup :]
         result["ours_step_s"] = median(counted)
+        result["ours_cpu_s"] = per_step(ours.cpu, options.warmup)
         if peer is not None:
             result["trl_step_s"] = median(theirs[options.warmup :])
             result["speedup"] = median([b / a for a, b in zip(counted, theirs[options.warmup :], strict=True)])
+            result["trl_cpu_s"] = per_step(theirs_cpu, options.warmup)
             result["trl_peak_rss_mb"] = last["peak_rss_mb"]
             result["rss_ratio"] = ours.peak_rss_mb / last["peak_rss_mb"]
         result["ours_peak_rss_mb"] = ours.peak_rss_mb
@@ -298,6 +310,8 @@ def main() -> None:
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    if options.warmup < 1 or options.steps < 1:
+        parser.error("--warmup and --steps are at least 1")
     torch.set_num_threads(os.cpu_count() or 1)
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

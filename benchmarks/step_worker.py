@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from benchmarks.channel import Caller, peak_rss_mb
+from benchmarks.channel import Caller, cpu_seconds, peak_rss_mb
 from minillm_core.data.dataset import TokenizedRow
 from minillm_core.data.sampler import EpochCursor
 from minillm_core.data.templates import encode_prompt
@@ -98,7 +98,8 @@ class Gate(StopFlag):
         if self._looks % 2 == 0:
             values = self._recorder.values
             tokens = round(values["response_tokens"] * self._rows)
-            self._caller.answer(response_tokens=tokens, values=values, peak_rss_mb=peak_rss_mb())
+            memory, cpu = peak_rss_mb(), cpu_seconds()
+            self._caller.answer(response_tokens=tokens, values=values, peak_rss_mb=memory, cpu_seconds=cpu)
             self._recorder.values = {}
             wait_for_step(self._caller)
         return super().agreed(ranks)

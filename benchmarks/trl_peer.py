@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DistillationConfig, DistillationTrainer
 
-from benchmarks.channel import Caller, peak_rss_mb
+from benchmarks.channel import Caller, cpu_seconds, peak_rss_mb
 
 NO_TOKEN = -1
 REVERSE_KL = 1.0
@@ -86,6 +86,7 @@ class Gate(TrainerCallback):
             response_tokens=self.trainer.counted,
             prompt_tokens=self.trainer.prompt_tokens,
             peak_rss_mb=peak_rss_mb(),
+            cpu_seconds=cpu_seconds(),
         )
 
 
