@@ -31,6 +31,7 @@ from minillm_core.train.engine import TORCH_DTYPES
 from minillm_core.train.events import EventLog
 from minillm_core.train.progress import Progress
 from minillm_core.train.rollouts import Sampling
+from minillm_core.train.rounds import derived_seed
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,9 @@ def build_student(job: JobSpec, parts: Parts, ranks: Ranks) -> nn.Module:
     student.requires_grad_(True)
     model: nn.Module = student
     if job.student.lora is not None:
-        model = add_lora(student, job.student.lora)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(job.seed, "adapter"))
+            model = add_lora(student, job.student.lora)
     if job.training.activation_checkpointing:
         enable_activation_checkpointing(model)
     return model

@@ -161,6 +161,7 @@ def train_phase(
             guards.load_state_dict(state.guards)
         set_random_state(random_state)
     else:
+        torch.manual_seed(derived_seed(seed, "dropout", ranks.rank))
         state.phase, state.step, state.best_score, state.best_step = phase.value, 0, None, -1
         round_ = None
     run.progress.enter(phase, f"{method.name}: {plan.max_steps} steps of {plan.rows_per_step} rows")

@@ -95,7 +95,7 @@ def environment() -> dict[str, str]:
 
 
 def run_program(
-    folder: Path, *, launcher: tuple[str, ...] = (), timeout: float = 180
+    folder: Path, *, launcher: tuple[str, ...] = (), timeout: float = 280
 ) -> tuple[int, list[dict[str, Any]]]:
     """``python [-m launcher ...] -m minillm_core FOLDER`` in a process of its own: exit code and events."""
     done = subprocess.run(
