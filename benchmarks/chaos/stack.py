@@ -167,6 +167,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def trainer_environment(folder: Path) -> dict[str, str]:
+    """What trainers get besides: one thread each, and compiled parts of their own.
+
+    Those that all programs of a user share are compiled again whenever another installation was the last.
+    """
+    return {"OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
+
+
 class Stack:
     """Every program of one service, under one data folder and one database."""
 
@@ -198,7 +206,7 @@ class Stack:
             **settings,
         }
         environment |= {f"MINILLM_{name.upper()}": str(value) for name, value in given.items()}
-        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", TOKEN_VARIABLE: self.token}
+        environment |= {"PYTHONPATH": str(ROOT), TOKEN_VARIABLE: self.token, **trainer_environment(folder)}
         logs = folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
 

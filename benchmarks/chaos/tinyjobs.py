@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.stack import ROOT
+from benchmarks.chaos.stack import ROOT, trainer_environment
 from minillm_core.spec import RunContext
 from tests.tiny_models import write_tiny_dataset, write_tiny_model
 
@@ -99,7 +99,7 @@ def references(folder: Path, data_dir: Path, kinds: tuple[str, ...] = KINDS) -> 
             process = subprocess.Popen(
                 [sys.executable, "-m", "minillm_core", str(run_dir)],
                 cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **trainer_environment(folder.parent)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
