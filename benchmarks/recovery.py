@@ -50,9 +50,10 @@ def main() -> int:
     defaults = Settings(data_dir=Path("unused"))
     with running(kind=options.database, workers=2, sweepers=1, settings={}, prepare=tinyjobs.write_inputs) as (
         stack,
-        _,
+        folder,
         _,
     ):
+        tinyjobs.references(folder / "references", stack.data_dir, ("sft",))  # compiles what the first run would
         database = Database(stack.database_url)
         with MinillmClient(stack.url) as client:
             bench = Bench(stack, client, database)
