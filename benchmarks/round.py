@@ -22,6 +22,7 @@ Axes: B rows, T positions.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -34,7 +35,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from benchmarks import naive
+from benchmarks import machine, naive
 from benchmarks.prompts import CACHE, make_prompts, student_folder, teacher_folder
 from minillm_core.data.dataset import TokenizedRow
 from minillm_core.data.templates import encode_prompt
@@ -45,9 +46,8 @@ from minillm_core.train.distributed import Ranks
 from minillm_core.train.engine import TORCH_DTYPES, Engine
 from minillm_core.train.methods import Method, resolve_method
 from minillm_core.train.rollouts import Sampling, collect_round, draw
-from minillm_core.train.step import TeacherSide, train_step
-from minillm_core.train.student import StudentModule, head_of
-from minillm_core.train.weights import refresh_decoder
+from minillm_core.train.step import train_step
+from minillm_core.train.student import StudentModule, loss_head
 
 
 def say(text: str) -> None:
@@ -89,10 +89,10 @@ class Ours:
         self.sampling = Sampling(
             eos_ids=[], vocab=vocab, max_new_tokens=options.new_tokens, batch_rows=options.rollouts
         )
-        self.side = TeacherSide(teacher, make_decoder(teacher))
+        self.teacher = make_decoder(teacher)
         training = self.job.training
         self.engine = Engine(
-            StudentModule(student, vocab=vocab, teacher_head=head_of(teacher, vocab), zero_stage=0),
+            StudentModule(student, vocab=vocab, teacher_head=loss_head(self.teacher.head, vocab), zero_stage=0),
             learning_rate=training.learning_rate,
             betas=training.betas,
             weight_decay=training.weight_decay,
@@ -101,21 +101,19 @@ class Ours:
             resources=self.job.resources,
             ranks=self.ranks,
         )
-        self.decoder: Decoder | None = None
 
-    def current_decoder(self) -> Decoder:
-        self.decoder = refresh_decoder(self.decoder, self.student, self.options.decode_dtype)
-        return self.decoder
+    def decoder(self) -> Decoder:
+        return make_decoder(self.student, dtype=TORCH_DTYPES[self.options.decode_dtype])
 
     def play_round(self, number: int, rows: list[TokenizedRow]) -> tuple[RolloutCounters, dict[str, int]]:
         """Sample and train; the work of the sampling, and the positions of both models over the whole round."""
-        teacher_before = self.side.decoder.positions
+        teacher_before = self.teacher.positions
         round_, _, _, work = collect_round(
             number,
             rows,
             self.method,
-            student=self.current_decoder(),
-            teacher=self.side.decoder,
+            student=self.decoder(),
+            teacher=self.teacher,
             sampling=self.sampling,
             rows_per_step=self.options.rows_per_step,
             seed=0,
@@ -129,7 +127,7 @@ class Ours:
                 step_rows,
                 None,
                 self.method,
-                self.side,
+                self.teacher,
                 learning_rate=self.job.training.learning_rate,
                 micro_batch_tokens=self.job.training.micro_batch_tokens,
                 response_width=self.options.new_tokens,
@@ -142,17 +140,17 @@ class Ours:
             trained += sum(row.length - 1 for row in step_rows)
             round_.steps_done += 1
         counters = {
-            "teacher_tokens": self.side.decoder.positions - teacher_before,
+            "teacher_tokens": self.teacher.positions - teacher_before,
             "student_tokens": work.student_tokens + trained,
             "teacher_decode_steps": work.teacher_calls,
             "student_decode_steps": work.student_decode_steps,
         }
         return work, counters
 
-    def sample(self, prompts: list[list[int]], *, mixed: bool, seed: int) -> None:
+    def sample(self, decoder: Decoder, prompts: list[list[int]], *, mixed: bool, seed: int) -> None:
         draw(
-            self.decoder or self.current_decoder(),
-            self.side.decoder if mixed else None,
+            decoder,
+            self.teacher if mixed else None,
             prompts,
             list(range(len(prompts))),
             self.sampling,
@@ -202,17 +200,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             counts=naive.Counts(),
         )
 
-    ours.sample(prompts, mixed=True, seed=0)
+    decoder = ours.decoder()
+    ours.sample(decoder, prompts, mixed=True, seed=0)
     over_student, over_naive = [], []
     for seed in range(1, options.repeats + 1):
         # The coins change with the seed, and with them the number of the teacher's calls.
-        student_s, _ = timed(lambda seed=seed: ours.sample(prompts, mixed=False, seed=seed))
-        mixed_s, _ = timed(lambda seed=seed: ours.sample(prompts, mixed=True, seed=seed))
-        naive_s, _ = timed(lambda seed=seed: naive_sample(seed))
+        student_s, _ = timed(functools.partial(ours.sample, decoder, prompts, mixed=False, seed=seed))
+        mixed_s, _ = timed(functools.partial(ours.sample, decoder, prompts, mixed=True, seed=seed))
+        naive_s, _ = timed(functools.partial(naive_sample, seed))
         say(f"sampling: student {student_s:.2f} s, mixed {mixed_s:.2f} s, naive mixed {naive_s:.2f} s")
         over_student.append(student_s / mixed_s)
         over_naive.append(naive_s / mixed_s)
 
+    del decoder
     seconds, naive_seconds, parts = [], [], []
     counters: dict[str, int] = {}
     naive_counters = naive.Counts()
@@ -267,8 +267,9 @@ def main() -> None:
     parser.add_argument("--inner-epochs", type=int, default=4)
     parser.add_argument("--alpha", type=float, default=0.2)
     parser.add_argument("--teacher-dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--decode-dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--decode-dtype", choices=["float32", "bfloat16"], help="the faster one here when left out")
     options = parser.parse_args()
+    options.decode_dtype = options.decode_dtype or machine.decode_dtype()
     defaults = {"rollouts": 32, "new_tokens": 64, "rounds": 2, "repeats": 3, "rows_per_step": 8}
     if options.quick:
         defaults = {"rollouts": 8, "new_tokens": 16, "rounds": 1, "repeats": 1, "rows_per_step": 4}

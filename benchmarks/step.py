@@ -208,7 +208,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     write_prompts(texts, prompts)
 
     result: dict[str, Any] = {}
-    rates: dict[str, list[float]] = {"float32": [], "bfloat16": [], "bandwidth": []}
+    formats = sorted({"float32", options.decode_dtype})
+    rates: dict[str, list[float]] = {name: [] for name in (*formats, "bandwidth")}
     theirs: list[float] = []
     theirs_cpu: list[float] = []
     last: dict[str, Any] = {}
@@ -224,8 +225,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if peer is not None:
                 last = peer_step(peer, ours, theirs)
                 theirs_cpu.append(last["cpu_seconds"])
-            rates["float32"].append(machine.product_rate(torch.float32))
-            rates["bfloat16"].append(machine.product_rate(torch.bfloat16))
+            for name in formats:
+                rates[name].append(machine.product_rate(DTYPES[name]))
             rates["bandwidth"].append(machine.read_bandwidth())
             say("     " + ", ".join(f"{name} {values[-1] / 1e9:.0f} G/s" for name, values in rates.items()))
         if peer is not None:
@@ -242,7 +243,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         result["ours_peak_rss_mb"] = ours.peak_rss_mb
         result["response_tokens"] = ours.response_tokens
         measured = {name: max(values) for name, values in rates.items()}
-        result |= {f"{name}_gflops": measured[name] / 1e9 for name in DTYPES}
+        result |= {f"{name}_gflops": measured[name] / 1e9 for name in formats}
         result["bandwidth_gb_s"] = measured["bandwidth"] / 1e9
         config, lengths = AutoConfig.from_pretrained(teacher), ours.worker.ready["lengths"]
         typical = sorted(lengths)[:: max(1, len(lengths) // options.rows)][: options.rows]
@@ -302,7 +303,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, help="steps that do not")
     parser.add_argument("--growth-steps", type=int)
     parser.add_argument("--no-growth", action="store_true", help="leave growth_512_over_64 out")
-    parser.add_argument("--decode-dtype", choices=sorted(DTYPES), default="bfloat16")
+    parser.add_argument("--decode-dtype", choices=sorted(DTYPES), help="the faster one here when left out")
     options = parser.parse_args()
     defaults = {"rows": 8, "new_tokens": 64, "steps": 7, "warmup": 2, "growth_steps": 2}
     if options.quick:
@@ -313,10 +314,11 @@ def main() -> None:
     if options.warmup < 1 or options.steps < 1:
         parser.error("--warmup and --steps are at least 1")
     torch.set_num_threads(os.cpu_count() or 1)
+    options.decode_dtype = options.decode_dtype or machine.decode_dtype()
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options, Path(folder))
-    result |= {"quick": options.quick, "rows": options.rows, "new_tokens": options.new_tokens}
+    result |= {name: getattr(options, name) for name in ("decode_dtype", "quick", "rows", "new_tokens")}
     print(json.dumps(rounded(result)))
 
 

@@ -21,7 +21,7 @@ from minillm_core.data.dataset import TokenizedRow
 from minillm_core.data.sampler import EpochCursor
 from minillm_core.data.templates import encode_prompt
 from minillm_core.models.families import disable_dropout
-from minillm_core.rollout.decoder import make_decoder
+from minillm_core.rollout.decoder import Decoder, make_decoder
 from minillm_core.spec import JobSpec, Phase
 from minillm_core.train.batches import response_batch
 from minillm_core.train.checkpoints import Checkpoints, RunState
@@ -32,9 +32,8 @@ from minillm_core.train.methods import Method, resolve_method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rollouts import Sampling, draw
 from minillm_core.train.rounds import TrainRow, derived_seed
-from minillm_core.train.step import TeacherSide
 from minillm_core.train.stop import StopFlag
-from minillm_core.train.student import StudentModule, head_of
+from minillm_core.train.student import StudentModule, loss_head
 
 PHASE = Phase.TRAINING
 _MANY_STEPS = 1000
@@ -113,13 +112,13 @@ def wait_for_step(caller: Caller) -> None:
 
 
 def first_loss(
-    student: PreTrainedModel, side: TeacherSide, method: Method, rows: list[TokenizedRow], sampling: Sampling
+    student: PreTrainedModel, teacher: Decoder, method: Method, rows: list[TokenizedRow], sampling: Sampling
 ) -> dict[str, Any]:
     """The loss of responses drawn from the teacher, per token, and those responses."""
     prompts = [row.prompt_ids for row in rows]
     drawn = draw(
-        side.decoder,
-        side.decoder,
+        teacher,
+        teacher,
         prompts,
         list(range(len(rows))),
         sampling,
@@ -142,12 +141,11 @@ def first_loss(
             prompts, drawn.response_ids, drawn.student_logp, drawn.teacher_hidden, strict=True
         )
     ]
-    module = StudentModule(
-        student, vocab=sampling.vocab, teacher_head=head_of(side.model, sampling.vocab), zero_stage=0
-    )
+    head = loss_head(teacher.head, sampling.vocab)
+    module = StudentModule(student, vocab=sampling.vocab, teacher_head=head, zero_stage=0)
     advantages = [row.returns_T for row in train_rows if row.returns_T is not None]
     with torch.no_grad():
-        batch = response_batch(train_rows, advantages, device=torch.device("cpu"))
+        batch = response_batch(train_rows, advantages, None, device=torch.device("cpu"))
         loss, _ = module(batch, method)
     return {"loss": float(loss) / batch.tokens, "prompt_ids": prompts, "response_ids": drawn.response_ids}
 
@@ -159,7 +157,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True, help="one rendered prompt a line")
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--new-tokens", type=int, required=True)
-    parser.add_argument("--decode-dtype", default="bfloat16")
+    parser.add_argument("--decode-dtype", choices=["float32", "bfloat16"], required=True)
     options = parser.parse_args()
     caller = Caller()
 
@@ -167,14 +165,15 @@ def main() -> None:
     job = job_spec(options.rows, options.new_tokens, options.decode_dtype)
     method = resolve_method(job)
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
-    teacher = AutoModelForCausalLM.from_pretrained(options.teacher, dtype=torch.float32).eval().requires_grad_(False)
+    whole = AutoModelForCausalLM.from_pretrained(options.teacher, dtype=torch.float32).eval().requires_grad_(False)
     student = AutoModelForCausalLM.from_pretrained(options.student, dtype=torch.float32).eval()
     disable_dropout(student)
     # No token ends a response: both sides make all of them.
     sampling = Sampling(
-        eos_ids=[], vocab=teacher.config.vocab_size, max_new_tokens=options.new_tokens, batch_rows=options.rows
+        eos_ids=[], vocab=whole.config.vocab_size, max_new_tokens=options.new_tokens, batch_rows=options.rows
     )
-    side = TeacherSide(teacher, make_decoder(teacher))
+    teacher = make_decoder(whole)
+    del whole
     texts = [json.loads(line)["prompt"] for line in options.prompts.read_text().splitlines()]
     rows = [TokenizedRow(encode_prompt(text, "chat", tokenizer), [], text, "", False) for text in texts]
     # The peer takes the prompts in the order in which the loop will.
@@ -185,7 +184,7 @@ def main() -> None:
     try:
         request = caller.wait()
         while request["do"] == "loss":
-            caller.answer(**first_loss(student, side, method, rows[: options.rows], sampling))
+            caller.answer(**first_loss(student, teacher, method, rows[: options.rows], sampling))
             request = caller.wait()
     except EOFError:
         return
@@ -213,7 +212,7 @@ def main() -> None:
                 method=method,
                 plan=PhasePlan.of_training(job.training),
                 model=student,
-                teacher=side,
+                teacher=teacher,
                 rows=rows,
                 score=lambda model, decoder: ({}, 0.0),
                 resume_from=None,

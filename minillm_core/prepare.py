@@ -38,7 +38,6 @@ from minillm_core.train.rounds import derived_seed
 class Parts:
     """What a run is made of."""
 
-    teacher: PreTrainedModel
     student_folder: Path | None
     """None where the student is a pruned teacher."""
     tokenizer: PreTrainedTokenizerBase
@@ -52,8 +51,8 @@ class Parts:
 
 def prepare(
     job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, events: EventLog, progress: Progress
-) -> Parts:
-    """Find and load all but the student. Raises UserError naming the field that is wrong."""
+) -> tuple[Parts, PreTrainedModel]:
+    """Find and load all but the student, the teacher last. Raises UserError naming the field that is wrong."""
 
     def folder(reference: str, revision: str | None, param: str) -> Path:
         return main_first(ranks, lambda: resolve(reference, revision, context, run_dir, param=param))
@@ -125,22 +124,22 @@ def prepare(
         ranks=ranks,
         labels=labels,
     )
-    return Parts(teacher, student_folder, tokenizer, dataset, corpus, sampling, end_id, measurement)
+    return Parts(student_folder, tokenizer, dataset, corpus, sampling, end_id, measurement), teacher
 
 
-def build_student(job: JobSpec, parts: Parts, ranks: Ranks) -> nn.Module:
+def build_student(job: JobSpec, parts: Parts, teacher: PreTrainedModel, ranks: Ranks) -> nn.Module:
     """The student as its first phase begins: loaded or pruned, with its adapter, ready to train."""
     dtype = TORCH_DTYPES[job.training.dtype]
     if parts.student_folder is None:
         assert job.student.prune_teacher is not None
-        student = prune_layers(parts.teacher, job.student.prune_teacher.layers)
+        student = prune_layers(teacher, job.student.prune_teacher.layers)
         cast_parameters(student, dtype)
     else:
         student = load_causal_lm(parts.student_folder, dtype, ranks.device, param="/student/model")
-    if student.num_parameters() > parts.teacher.num_parameters():
+    if student.num_parameters() > teacher.num_parameters():
         raise UserError(
             "student_larger_than_teacher",
-            f"the student has {student.num_parameters():,} parameters, its teacher {parts.teacher.num_parameters():,}",
+            f"the student has {student.num_parameters():,} parameters, its teacher {teacher.num_parameters():,}",
             param="/student/model",
         )
     disable_dropout(student)

@@ -8,8 +8,9 @@ the run's state.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from minillm_core.train.loop import PhasePlan, Run, Score, train_phase
 from minillm_core.train.methods import SFT_METHOD, Method, resolve_method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rounds import Round
-from minillm_core.train.step import TeacherSide
 from minillm_core.train.stop import StopFlag
 from minillm_core.train.teacher_responses import with_teacher_responses
 from minillm_core.train.weights import load_weights, merged_model
@@ -67,7 +67,7 @@ class Work:
 def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, events: EventLog, stop: StopFlag) -> None:
     """Do the whole job. Raises RunError where it cannot be done and Stopped where it was asked to stop."""
     progress = Progress(units_of_work(job), events)
-    parts = prepare(job, context, run_dir, ranks, events, progress)
+    parts, teacher = prepare(job, context, run_dir, ranks, events, progress)
     checkpoints = Checkpoints(run_dir, ranks, events, job.training.keep_checkpoints)
     state, resumed = RunState(), None
     found = checkpoints.latest(context.resume_from)
@@ -89,31 +89,32 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     )
     work = Work(run, parts, resumed)
     method = resolve_method(job)
-    teacher = _fine_tuned_teacher(work)
-    parts = replace(parts, teacher=teacher)
-    work = replace(work, parts=parts)
-    teacher_subject = Subject(teacher, make_decoder(teacher))
-    student = build_student(job, parts, ranks)
+    teacher = _fine_tuned_teacher(work, teacher)
+    teacher_parameters = teacher.num_parameters()
+    answering = make_decoder(teacher)
+    student = build_student(job, parts, teacher, ranks)
     if BEFORE not in state.results:
         announce = _announcer(progress, "the teacher")
-        state.results["teacher"] = vars(parts.measurement.measure(teacher_subject, None, announce))
-        state.results[BEFORE] = vars(_measured(work, student, teacher_subject, "the student before training"))
+        state.results["teacher"] = vars(parts.measurement.measure(Subject(teacher, answering), None, announce))
+        state.results[BEFORE] = vars(_measured(work, student, answering, "the student before training"))
         progress.report(BEFORE, 1.0, step=0, total_steps=job.training.max_steps, force=True)
+    # From here on the decoder, which has weights of its own, is all that is asked of the teacher.
+    del teacher
+    gc.collect()
     if job.training.student_sft is not None:
         plan = PhasePlan.of_sft(job.training.student_sft, len(parts.dataset.train))
         student = _trained(work, Phase.STUDENT_SFT, SFT_METHOD, plan, student, None, parts.dataset.train)
     plan = PhasePlan.of_training(job.training)
     rows = parts.dataset.train
     if method.responses == "teacher" and TRAINING not in state.completed:
-        rows = with_teacher_responses(run, teacher_subject.decoder, method, rows, parts.tokenizer)
-    side = TeacherSide(teacher, teacher_subject.decoder) if method.needs_teacher else None
-    student = _trained(work, Phase.TRAINING, method, plan, student, side, rows)
+        rows = with_teacher_responses(run, answering, method, rows, parts.tokenizer)
+    student = _trained(work, Phase.TRAINING, method, plan, student, answering if method.needs_teacher else None, rows)
 
-    state.results[AFTER] = vars(_measured(work, student, teacher_subject, "the student after training"))
+    state.results[AFTER] = vars(_measured(work, student, answering, "the student after training"))
     progress.report(AFTER, 1.0, step=state.step, total_steps=job.training.max_steps, force=True)
     progress.enter(Phase.EXPORTING)
     if ranks.main:
-        _export(work, context, run_dir, merged_model(student), teacher)
+        _export(work, context, run_dir, merged_model(student), teacher_parameters)
     ranks.barrier()
 
 
@@ -132,10 +133,9 @@ def units_of_work(job: JobSpec) -> dict[str, float]:
     return units
 
 
-def _fine_tuned_teacher(work: Work) -> PreTrainedModel:
+def _fine_tuned_teacher(work: Work, teacher: PreTrainedModel) -> PreTrainedModel:
     """The teacher, fine-tuned first where the job says so; frozen."""
     sft = work.run.job.training.teacher_sft
-    teacher = work.parts.teacher
     if sft is not None:
         teacher.requires_grad_(True)
         plan = PhasePlan.of_sft(sft, len(work.parts.dataset.train))
@@ -151,7 +151,7 @@ def _trained(
     method: Method,
     plan: PhasePlan,
     model: nn.Module,
-    teacher: TeacherSide | None,
+    teacher: Decoder | None,
     rows: list[TokenizedRow],
 ) -> nn.Module:
     """The model with the best weights of a phase, which runs now unless it is done."""
@@ -191,7 +191,7 @@ def _score(work: Work, method: Method) -> Score:
     return score
 
 
-def _measured(work: Work, student: nn.Module, teacher: Subject, who: str) -> Measured:
+def _measured(work: Work, student: nn.Module, teacher: Decoder, who: str) -> Measured:
     source = merged_model(student)
     subject = Subject(source, make_decoder(source))
     measured = work.parts.measurement.measure(subject, teacher, _announcer(work.run.progress, who))
@@ -204,7 +204,7 @@ def _announcer(progress: Progress, who: str) -> Callable[[str], None]:
     return lambda metric: progress.enter(Phase.EVALUATING, f"{who}: {metric}")
 
 
-def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedModel, teacher_parameters: int) -> None:
     """Write the student folder and announce it with the report. Raises SystemFault when the disk refuses."""
     run, parts = work.run, work.parts
     job, results = run.job, run.state.results
@@ -227,7 +227,7 @@ def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedM
         steps=results[TRAINING]["steps"],
         train_seconds=round(run.state.train_seconds, 3),
         student_parameters=student.num_parameters(),
-        teacher_parameters=teacher.num_parameters(),
+        teacher_parameters=teacher_parameters,
         settings={
             "evaluation": job.evaluation.model_dump(mode="json"),
             "dev_rows": len(rows),
@@ -237,7 +237,7 @@ def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedM
     )
     facts = RunFacts(
         parameters=student.num_parameters(),
-        teacher_parameters=teacher.num_parameters(),
+        teacher_parameters=teacher_parameters,
         train_rows=len(parts.dataset.train),
         dev_rows=len(parts.dataset.dev),
         steps=results[TRAINING]["steps"],

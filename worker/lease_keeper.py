@@ -51,6 +51,7 @@ class LeaseKeeper:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._extended: Callable[[float], None] | None = None
+        self._lapsed = False
         self.deadline = claimed_at + lease_seconds - self._margin
         self.desired: Desired | None = None
         """What the newest renewal learned; None before the first."""
@@ -72,13 +73,14 @@ class LeaseKeeper:
 
     @property
     def overdue(self) -> bool:
-        """Whether the deadline has passed without a renewal: the guardian has killed the trainer by now."""
-        return boot_time() >= self.deadline
+        """Whether a deadline has passed without a renewal, even if one came later: the guardian killed the trainer."""
+        return self._lapsed or boot_time() >= self.deadline
 
     def follow(self, extended: Callable[[float], None] | None) -> None:
         """Call `extended` with each new deadline, in the keeper's thread; with the present one at once."""
         self._extended = extended
         if extended is not None:
+            self._lapsed = False
             extended(-1.0 if self.stale else self.deadline)
 
     def _run(self) -> None:
@@ -100,6 +102,7 @@ class LeaseKeeper:
                     self.desired.keep,
                     self.desired.drain,
                 )
+                self._lapsed = self._lapsed or boot_time() >= self.deadline
                 self.desired, self.desired_at = desired, sent
                 self.deadline = sent + self._lease_seconds - self._margin
                 self._announce(self.deadline, news=news)

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 
-from minillm_core.evaluate.scoring import token_values
+from minillm_core.evaluate.scoring import Scored, token_values
 from minillm_core.objectives.divergences import divergence
 
 
@@ -47,8 +46,8 @@ class Divergences:
 
 
 def measure_divergences(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
+    student: Scored,
+    teacher: Scored,
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     *,

@@ -30,9 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel
 
-from minillm_core.evaluate.scoring import token_values
+from minillm_core.evaluate.scoring import Scored, token_values
 from minillm_core.objectives.divergences import divergence
 
 Array = npt.NDArray[np.float64]
@@ -153,8 +152,8 @@ class ExposureCurve:
 
 
 def measure_exposure_bias(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
+    student: Scored,
+    teacher: Scored,
     prompts: Sequence[Sequence[int]],
     student_samples: Sequence[Sequence[Sequence[int]]],
     teacher_samples: Sequence[Sequence[Sequence[int]]],

@@ -72,7 +72,7 @@ class Measurement:
         return LmLoss.merged(self.ranks.gather(part)).values()["lm_loss"]
 
     def measure(
-        self, subject: Subject, teacher: Subject | None, announce: Callable[[str], None] = lambda name: None
+        self, subject: Subject, teacher: Decoder | None, announce: Callable[[str], None] = lambda name: None
     ) -> Measured:
         """Every metric of the spec. ``teacher`` is None when the subject is the teacher itself."""
         metrics, ranks, vocab = self.spec.metrics, self.ranks, self.sampling.vocab
@@ -107,7 +107,7 @@ class Measurement:
             ):
                 part = measure_divergences(
                     subject.model,
-                    teacher.model,
+                    teacher,
                     prompts,
                     responses,
                     vocab=vocab,
@@ -123,11 +123,11 @@ class Measurement:
         texts = self._first_texts(by_seed[0], numbers)
         return Measured(values, details, texts)
 
-    def _exposure_bias(self, subject: Subject, teacher: Subject, numbers: list[int]) -> ExposureBias:
+    def _exposure_bias(self, subject: Subject, teacher: Decoder, numbers: list[int]) -> ExposureBias:
         """Samples from both models, always drawn and never greedy: the definition takes expectations."""
         prompts = [self.rows[number].prompt_ids for number in numbers]
         samples: list[list[list[list[int]]]] = []
-        for who, decoder in (("student", subject.decoder), ("teacher", teacher.decoder)):
+        for who, decoder in (("student", subject.decoder), ("teacher", teacher)):
             per_prompt: list[list[list[int]]] = [[] for _ in numbers]
             for seed in self.spec.seeds:
                 drawn = draw(
@@ -145,7 +145,7 @@ class Measurement:
             samples.append(per_prompt)
         part = measure_exposure_bias(
             subject.model,
-            teacher.model,
+            teacher,
             prompts,
             samples[0],
             samples[1],

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from transformers import PreTrainedModel
 
 from minillm_core.data.batching import pad_rows, plan_microbatches
-from minillm_core.models.families import hidden_states, output_head, vocab_size
+from minillm_core.models.families import OutputHead, hidden_states, output_head
+from minillm_core.rollout.decoder import Decoder
 
 MAX_LOGITS = 2**24
 """Logits formed at a time: 64 MB a model in float32, and several times that inside a divergence."""
@@ -34,27 +35,48 @@ class Row(Protocol):
     def response_ids(self) -> list[int]: ...
 
 
+Scored: TypeAlias = PreTrainedModel | Decoder
+"""What can be asked for hidden states: a model in training as it is, one that only answers by its decoder."""
+
 Compute = Callable[[tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
 """From the logits of each model (N, V), float32, and the token ids (N,) to the values (N, K)."""
 
 
 @contextlib.contextmanager
-def evaluating(*models: PreTrainedModel) -> Iterator[None]:
-    """Dropout off and no gradients; each model goes back to the mode it was in."""
-    training = [model.training for model in models]
-    for model in models:
+def evaluating(*models: Scored) -> Iterator[None]:
+    """Dropout off and no gradients; each model goes back to the mode it was in. A decoder has no modes."""
+    training = [(model, model.training) for model in models if isinstance(model, PreTrainedModel)]
+    for model, _ in training:
         model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for model, was_training in zip(models, training, strict=True):
+        for model, was_training in training:
             model.train(was_training)
+
+
+def scored_head(model: Scored) -> OutputHead:
+    """The head that the hidden states of ``model`` go through."""
+    return output_head(model) if isinstance(model, PreTrainedModel) else model.head
+
+
+def response_hidden_states(
+    model: Scored, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Final hidden states (N, D) that predict the tokens of the responses, none of which is empty, in one pass."""
+    if not isinstance(model, PreTrainedModel):
+        sequences = [[*prompt, *response[:-1]] for prompt, response in zip(prompts, responses, strict=True)]
+        return torch.cat(model.score(sequences, [len(prompt) - 1 for prompt in prompts]))
+    device = output_head(model).weight_VD.device
+    batch = pad_rows(list(prompts), list(responses), pad_id=0, device=device)
+    hidden_BTD = hidden_states(model, batch.input_ids_BT, batch.attention_mask_BT, batch.position_ids_BT)
+    return hidden_BTD[batch.predicts_response_BT]
 
 
 def token_values(
     compute: Compute,
-    models: Sequence[PreTrainedModel],
+    models: Sequence[Scored],
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     *,
@@ -72,8 +94,9 @@ def token_values(
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a response is scored after a prompt of at least one token")
-    width = min(vocab_size(model) for model in models) if vocab is None else vocab
-    heads = [output_head(model).cut(width) for model in models]
+    heads = [scored_head(model) for model in models]
+    width = min(head.weight_VD.shape[0] for head in heads) if vocab is None else vocab
+    heads = [head.cut(width) for head in heads]
     device = heads[0].weight_VD.device
     values: list[torch.Tensor] = [torch.zeros(0, 1, dtype=torch.float64)] * len(responses)
     kept = [row for row, response in enumerate(responses) if len(response) > 0]
@@ -82,14 +105,9 @@ def token_values(
     with evaluating(*models):
         for group in plan_microbatches(lengths, batch_tokens):
             rows = [kept[index] for index in group]
-            batch = pad_rows([prompts[row] for row in rows], [responses[row] for row in rows], pad_id=0, device=device)
-            tokens_N = batch.input_ids_BT[batch.response_mask_BT]
-            hidden = [
-                hidden_states(model, batch.input_ids_BT, batch.attention_mask_BT, batch.position_ids_BT)[
-                    batch.predicts_response_BT
-                ]
-                for model in models
-            ]
+            asked, answered = [prompts[row] for row in rows], [responses[row] for row in rows]
+            tokens_N = torch.tensor([token for response in answered for token in response], device=device)
+            hidden = [response_hidden_states(model, asked, answered) for model in models]
             slices = [
                 compute(
                     tuple(
@@ -107,7 +125,7 @@ def token_values(
 
 
 def token_log_probs(
-    model: PreTrainedModel,
+    model: Scored,
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     *,

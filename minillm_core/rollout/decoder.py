@@ -33,12 +33,6 @@ class Decoder(Protocol):
     head: OutputHead
     """Dense head in ``dtype``; ``head.cut(vocab).logits`` of the final hidden states are the model's logits."""
 
-    def refresh(self, model: PreTrainedModel) -> None:
-        """Take over the weights of ``model`` (same architecture) after an optimizer step.
-
-        Under ZeRO-3 call it, and :func:`make_decoder`, within ``Engine.whole_model``.
-        """
-
     def start(self, rows: int, columns: int) -> None:
         """Begin a batch of rows, each of at most ``columns`` columns; a cache that is large enough is reused."""
 
@@ -76,7 +70,8 @@ def make_decoder(model: PreTrainedModel, *, dtype: torch.dtype | None = None, co
     the model's number of positions. LLaMA-shaped families get merged and packed copies of the weights;
     only the embedding and head tables are shared with ``model`` where the format is the same, and ``model``
     itself may be dropped. Any other family runs through transformers, sharing all parameters where the
-    format is the same. Decode after :meth:`Decoder.refresh`, not between it and an optimizer step.
+    format is the same. A decoder is good until the next optimizer step; under ZeRO-3 make and use it within
+    ``Engine.whole_model``.
 
     Raises ValueError where the model's attention cannot take an explicit mask.
     """

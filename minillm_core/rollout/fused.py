@@ -97,9 +97,7 @@ class FusedDecoder:
         self._qk_norm = config.model_type == "qwen3"
         self._window_of = _windows(config)
         self._rotary: Any = copy.deepcopy(base_model(model).rotary_emb)
-        self._layers: list[_Layer] = []
-        self._head: Projection
-        self.refresh(model)
+        self._load(model)
         self.device = self._embedding_VD.device
         # On a CPU attention over few queries is faster in float32, and exact, whatever format the weights have.
         self._attention_dtype = torch.float32 if self.device.type == "cpu" else dtype
@@ -110,38 +108,22 @@ class FusedDecoder:
     # -- weights --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def refresh(self, model: PreTrainedModel) -> None:
+    def _load(self, model: PreTrainedModel) -> None:
         weights = effective_weights(model)
         embedding, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
         # Whole tables of the right format are shared, not copied; partitioned ones are gone after the call.
-        self._share = not any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-        self._embedding_VD = self._kept("_embedding_VD", embedding)
+        copy_tables = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+        self._embedding_VD = embedding.to(self.dtype, copy=copy_tables)
         tied = head.data_ptr() == embedding.data_ptr()
-        self._head_VD = head_VD = self._embedding_VD if tied else self._kept("_head_VD", head)
+        head_VD = self._embedding_VD if tied else head.to(self.dtype, copy=copy_tables)
         self.head = OutputHead(head_VD, None, None, None)
+        self._head = Projection(head_VD)
         self._norm_out_D = weights["model.norm.weight"].to(self.dtype, copy=True)
         pairs = torch.arange(self._head_width).view(2, -1).t().reshape(-1)
-        if self._layers:
-            for index, layer in enumerate(self._layers):
-                self._load_layer(layer, weights, index, pairs)
-            self._head.load(head_VD)
-            return
-        for index in range(len(self._window_of)):
-            self._layers.append(self._new_layer(weights, index, pairs))
-        self._head = Projection(head_VD)
+        self._layers = [self._layer(weights, index, pairs) for index in range(len(self._window_of))]
 
-    def _kept(self, name: str, source: torch.Tensor) -> torch.Tensor:
-        """``source`` itself where it can be shared, else a copy in the memory of the copy before it."""
-        if self._share and source.dtype == self.dtype:
-            return source
-        kept = getattr(self, name, None)
-        if kept is None:
-            return source.to(self.dtype, copy=True)
-        kept.copy_(source)
-        return kept
-
-    def _tensors(self, weights: dict[str, torch.Tensor], index: int, pairs: torch.Tensor) -> dict[str, Any]:
-        """The layer's weights, merged and reordered, in the decoding format."""
+    def _layer(self, weights: dict[str, torch.Tensor], index: int, pairs: torch.Tensor) -> _Layer:
+        """Copies of a layer's weights, merged and reordered, in the decoding format."""
         prefix = f"model.layers.{index}."
 
         def take(name: str) -> torch.Tensor | None:
@@ -159,36 +141,26 @@ class FusedDecoder:
             parts.append(take(f"self_attn.v_proj.{kind}"))
             return None if parts[0] is None else torch.cat([part for part in parts if part is not None])
 
-        return {
-            "norm_in_D": take("input_layernorm.weight"),
-            "norm_mid_D": take("post_attention_layernorm.weight"),
-            "q_norm_d": paired("self_attn.q_norm.weight") if self._qk_norm else None,
-            "k_norm_d": paired("self_attn.k_norm.weight") if self._qk_norm else None,
-            "qkv": (merged("weight"), merged("bias")),
-            "out": (take("self_attn.o_proj.weight"), take("self_attn.o_proj.bias")),
-            "gate": (take("mlp.gate_proj.weight"), take("mlp.gate_proj.bias")),
-            "up": (take("mlp.up_proj.weight"), take("mlp.up_proj.bias")),
-            "down": (take("mlp.down_proj.weight"), take("mlp.down_proj.bias")),
-        }
+        def own(name: str) -> Projection:
+            weight = take(f"{name}.weight")
+            assert weight is not None
+            return Projection(weight, take(f"{name}.bias"))
 
-    def _new_layer(self, weights: dict[str, torch.Tensor], index: int, pairs: torch.Tensor) -> _Layer:
-        tensors = self._tensors(weights, index, pairs)
-        fields: dict[str, Any] = {
-            name: Projection(*value) if isinstance(value, tuple) else self._own(value)
-            for name, value in tensors.items()
-        }
-        return _Layer(**fields, window=self._window_of[index])
-
-    def _load_layer(self, layer: _Layer, weights: dict[str, torch.Tensor], index: int, pairs: torch.Tensor) -> None:
-        for name, value in self._tensors(weights, index, pairs).items():
-            if isinstance(value, tuple):
-                getattr(layer, name).load(*value)
-            else:
-                setattr(layer, name, self._own(value))
-
-    @staticmethod
-    def _own(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.clone()
+        norm_in, norm_mid = take("input_layernorm.weight"), take("post_attention_layernorm.weight")
+        qkv = merged("weight")
+        assert norm_in is not None and norm_mid is not None and qkv is not None
+        return _Layer(
+            norm_in_D=norm_in.clone(),
+            qkv=Projection(qkv, merged("bias")),
+            q_norm_d=paired("self_attn.q_norm.weight") if self._qk_norm else None,
+            k_norm_d=paired("self_attn.k_norm.weight") if self._qk_norm else None,
+            out=own("self_attn.o_proj"),
+            norm_mid_D=norm_mid.clone(),
+            gate=own("mlp.gate_proj"),
+            up=own("mlp.up_proj"),
+            down=own("mlp.down_proj"),
+            window=self._window_of[index],
+        )
 
     # -- the network ----------------------------------------------------------------------------
 

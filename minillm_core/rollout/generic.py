@@ -104,7 +104,7 @@ class TransformersDecoder:
         self.device = parameters[0].device
         if not self._shared:
             self._model.to(self.device)
-        self.refresh(model)
+        self._load(model)
         self._base = base_model(self._model)
         self._windows = _windows(config)
         self._by_type = "attention_mask, dict" in inspect.getsource(type(self._base).forward)
@@ -114,13 +114,11 @@ class TransformersDecoder:
         self._columns: Columns | None = None
 
     @torch.no_grad()
-    def refresh(self, model: PreTrainedModel) -> None:
+    def _load(self, model: PreTrainedModel) -> None:
         if not self._shared:
             weights = effective_weights(model)
             for name, parameter in self._model.named_parameters():
                 parameter.copy_(weights[name])
-        elif unwrapped(model) is not self._model:
-            raise ValueError("this decoder shares the parameters of another model")
         head = output_head(self._model)
         bias = None if head.bias_V is None else head.bias_V.detach()
         self.head = head._replace(weight_VD=head.weight_VD.detach(), bias_V=bias)

@@ -28,23 +28,11 @@ def _packable(weight_OI: torch.Tensor) -> bool:
 
 
 class Projection:
-    """``x @ weight.T + bias`` for weights that change between rollouts only."""
+    """``x @ weight.T + bias`` with a copy of weights that stay as they are."""
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> None:
         self._packed = _packable(weight_OI)
-        self._weight: Any = None
-        self._bias: torch.Tensor | None = None
-        self.load(weight_OI, bias_O)
-
-    def load(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> None:
-        """Copy other weights of the same shape; what was packed before is freed first."""
-        if self._packed:
-            self._weight = None
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI)
-        elif self._weight is None:
-            self._weight = weight_OI.clone()
-        else:
-            self._weight.copy_(weight_OI)
+        self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(weight_OI) if self._packed else weight_OI.clone()
         self._bias = None if bias_O is None else bias_O.clone()
 
     def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:

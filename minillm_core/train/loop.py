@@ -21,21 +21,21 @@ from torch import nn
 from minillm_core.data.dataset import TokenizedRow
 from minillm_core.data.sampler import EpochCursor
 from minillm_core.errors import UserError
-from minillm_core.rollout.decoder import Decoder
+from minillm_core.rollout.decoder import Decoder, make_decoder
 from minillm_core.spec import JobSpec, Phase, SftPhase, TrainingSpec
 from minillm_core.train.checkpoints import Checkpoints, RunState, set_random_state
 from minillm_core.train.distributed import Ranks
-from minillm_core.train.engine import Engine, scheduled_rate
+from minillm_core.train.engine import TORCH_DTYPES, Engine, scheduled_rate
 from minillm_core.train.events import EventLog
 from minillm_core.train.guards import Guards
 from minillm_core.train.methods import Method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rollouts import Sampling, collect_round
 from minillm_core.train.rounds import Round, TrainRow, derived_seed, owned_rows
-from minillm_core.train.step import TeacherSide, train_step
+from minillm_core.train.step import train_step
 from minillm_core.train.stop import StopFlag, Stopped
-from minillm_core.train.student import StudentModule, head_of
-from minillm_core.train.weights import refresh_decoder, save_weights
+from minillm_core.train.student import StudentModule, loss_head
+from minillm_core.train.weights import save_weights
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def train_phase(
     method: Method,
     plan: PhasePlan,
     model: nn.Module,
-    teacher: TeacherSide | None,
+    teacher: Decoder | None,
     rows: list[TokenizedRow],
     score: Score,
     resume_from: Path | None,
@@ -128,7 +128,7 @@ def train_phase(
     """
     job, state, ranks = run.job, run.state, run.ranks
     training = job.training
-    teacher_head = None if teacher is None else head_of(teacher.model, run.vocab)
+    teacher_head = None if teacher is None else loss_head(teacher.head, run.vocab)
     module = StudentModule(model, vocab=run.vocab, teacher_head=teacher_head, zero_stage=job.resources.zero_stage)
     if method.policy is not None:
         # The ratio compares with the student that sampled, which has no dropout; an adapter may bring some.
@@ -165,14 +165,11 @@ def train_phase(
         state.phase, state.step, state.best_score, state.best_step = phase.value, 0, None, -1
         round_ = None
     run.progress.enter(phase, f"{method.name}: {plan.max_steps} steps of {plan.rows_per_step} rows")
-    decoder: Decoder | None = None
     latest: dict[str, float] = {}
 
     def current_decoder(whole: nn.Module) -> Decoder:
-        """The student's decoder with the weights of this step."""
-        nonlocal decoder
-        decoder = refresh_decoder(decoder, whole, training.decode_dtype or training.dtype)
-        return decoder
+        """The student's decoder with the weights of this step; not kept between rounds, it costs memory."""
+        return make_decoder(whole, dtype=TORCH_DTYPES[training.decode_dtype or training.dtype])
 
     def save(*, healthy: bool = True) -> None:
         state.cursor = cursor.state_dict()
@@ -217,7 +214,7 @@ def train_phase(
                             [rows[index] for index in cursor.take(method.rollouts_per_round)],
                             method,
                             student=current_decoder(whole),
-                            teacher=teacher.decoder,
+                            teacher=teacher,
                             sampling=run.sampling,
                             rows_per_step=plan.rows_per_step,
                             seed=seed,
@@ -291,8 +288,6 @@ def train_phase(
                 raise Stopped(f"stopped after {state.step} steps")
         trained = engine.finished_model()
     finally:
-        if decoder is not None:
-            decoder.release()
         engine.close()
     state.completed.append(name)
     state.results[name] = {"steps": state.step, "best_step": state.best_step, "best_score": state.best_score}

@@ -10,25 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 
-from minillm_core.models.families import hidden_size
 from minillm_core.objectives.policy_gradient import whiten
 from minillm_core.rollout.decoder import Decoder
-from minillm_core.train.batches import corpus_batch, idle_batch, plan, response_batch, with_teacher
+from minillm_core.train.batches import corpus_batch, idle_batch, plan, response_batch
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.engine import Engine
 from minillm_core.train.methods import Method
 from minillm_core.train.rounds import TrainRow, mask_of, pad_tokens
 from minillm_core.train.student import STATISTICS, MicroBatch
-
-
-@dataclass(frozen=True)
-class TeacherSide:
-    """The frozen teacher: as a model for whole rows, as a decoder for sampling."""
-
-    model: PreTrainedModel
-    decoder: Decoder
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ def train_step(
     rows: Sequence[TrainRow],
     blocks_BT: torch.Tensor | None,
     method: Method,
-    teacher: TeacherSide | None,
+    teacher: Decoder | None,
     *,
     learning_rate: float,
     micro_batch_tokens: int,
@@ -107,7 +97,7 @@ def _micro_batches(
     advantages: list[torch.Tensor] | None,
     blocks_BT: torch.Tensor | None,
     method: Method,
-    teacher: TeacherSide | None,
+    teacher: Decoder | None,
     budget: int,
     ranks: Ranks,
 ) -> list[Callable[[], MicroBatch]]:
@@ -118,30 +108,23 @@ def _micro_batches(
         def make(numbers: list[int] = numbers) -> MicroBatch:
             chosen = [rows[number] for number in numbers]
             advantage = None if advantages is None else [advantages[number] for number in numbers]
-            batch = response_batch(chosen, advantage, device=ranks.device)
-            if method.divergence is not None and batch.teacher_hidden_ND is None:
-                assert teacher is not None
-                batch = with_teacher(batch, teacher.model)
-            return batch
+            scored = teacher if method.divergence is not None else None
+            return response_batch(chosen, advantage, scored, device=ranks.device)
 
         makers.append(make)
     if blocks_BT is not None:
         for part_BT in blocks_BT.split(max(1, budget // blocks_BT.shape[1])):
 
             def make_corpus(part_BT: torch.Tensor = part_BT) -> MicroBatch:
-                batch = corpus_batch(part_BT, device=ranks.device)
-                if method.lm_kd_ratio > 0:
-                    assert teacher is not None
-                    batch = with_teacher(batch, teacher.model)
-                return batch
+                return corpus_batch(part_BT, teacher if method.lm_kd_ratio > 0 else None, device=ranks.device)
 
             makers.append(make_corpus)
     return makers
 
 
-def _idle(method: Method, teacher: TeacherSide | None, pad_id: int, ranks: Ranks) -> MicroBatch:
+def _idle(method: Method, teacher: Decoder | None, pad_id: int, ranks: Ranks) -> MicroBatch:
     uses_teacher = method.policy is not None or method.divergence is not None
-    width = hidden_size(teacher.model) if uses_teacher and teacher is not None else None
+    width = teacher.hidden_size if uses_teacher and teacher is not None else None
     return idle_batch(pad_id, width, policy=method.policy is not None, device=ranks.device)
 
 

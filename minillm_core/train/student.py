@@ -14,7 +14,7 @@ import deepspeed
 import torch
 from torch import nn
 
-from minillm_core.models.families import output_head, unwrapped
+from minillm_core.models.families import OutputHead, output_head, unwrapped
 from minillm_core.models.fast_layers import use_fast_layers
 from minillm_core.models.packed import PackedRows, joined_hidden_states
 from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden, policy_loss_from_hidden
@@ -22,9 +22,8 @@ from minillm_core.train.methods import Method, PolicyTerms
 from minillm_core.train.stopwatch import Stopwatch
 
 
-def head_of(model: nn.Module, vocab: int) -> Head:
-    """The model's output head cut to the shared real vocabulary."""
-    head = output_head(model)
+def loss_head(head: OutputHead, vocab: int) -> Head:
+    """An output head as the losses take it, cut to the shared real vocabulary."""
     return Head(weight_VD=head.weight_VD, bias_V=head.bias_V, softcap=head.softcap, scale=head.scale, vocab=vocab)
 
 
@@ -86,7 +85,7 @@ class StudentModule(nn.Module):
             return self._loss(hidden_ND, batch, method)
 
     def _loss(self, hidden_ND: torch.Tensor, batch: MicroBatch, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
-        head = head_of(self.model, self._vocab)
+        head = loss_head(output_head(self.model), self._vocab)
         if method.policy is not None and not batch.corpus:
             return self._policy(hidden_ND, head, batch, method, method.policy)
         kd_ratio = method.lm_kd_ratio if batch.corpus else method.divergence_weight

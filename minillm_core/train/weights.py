@@ -1,4 +1,4 @@
-"""The weights that a phase ends with, and the student as the decoder wants it."""
+"""The weights that a phase ends with."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from transformers import PreTrainedModel
 
 from minillm_core.errors import SystemFault
 from minillm_core.models.lora import merge_lora
-from minillm_core.rollout.decoder import Decoder, make_decoder
-from minillm_core.spec import DType
 from minillm_core.train.checkpoints import disk_fault
 from minillm_core.train.distributed import Ranks
-from minillm_core.train.engine import TORCH_DTYPES, Engine
+from minillm_core.train.engine import Engine
 
 
 def trainable(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -65,11 +63,3 @@ def merged_model(model: nn.Module) -> PreTrainedModel:
         return merge_lora(copy.deepcopy(model))
     assert isinstance(model, PreTrainedModel)
     return model
-
-
-def refresh_decoder(decoder: Decoder | None, source: nn.Module, dtype: DType) -> Decoder:
-    """``decoder`` with the weights of ``source``, an adapter merged in; a new one where there is none."""
-    if decoder is None:
-        return make_decoder(source, dtype=TORCH_DTYPES[dtype])
-    decoder.refresh(source)
-    return decoder

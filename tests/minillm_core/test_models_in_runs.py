@@ -45,9 +45,9 @@ def seen(monkeypatch) -> Seen:
     prepare, build, finished = run_module.prepare, run_module.build_student, Engine.finished_model
 
     def watched_prepare(*args):
-        parts = prepare(*args)
-        found.teacher, found.teacher_before = parts.teacher, copied(parts.teacher)
-        return parts
+        parts, teacher = prepare(*args)
+        found.teacher, found.teacher_before = teacher, copied(teacher)
+        return parts, teacher
 
     def watched_build(*args):
         student = build(*args)

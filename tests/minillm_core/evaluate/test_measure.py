@@ -74,7 +74,7 @@ def measured(
     for last in (False, True):
         for rank in range(world):
             ranks = OneOfSeveral(rank, world, record)
-            result = measurement(tokenizer, ranks, **spec).measure(subject(student), subject(teacher))
+            result = measurement(tokenizer, ranks, **spec).measure(subject(student), make_decoder(teacher))
             ranks.finish()
             if last:
                 found.append(result)
@@ -87,7 +87,7 @@ class TestMeasure:
     ) -> None:
         announced: list[str] = []
         whole = measurement(tokenizer, alone())
-        found = whole.measure(subject(student), subject(teacher), announced.append)
+        found = whole.measure(subject(student), make_decoder(teacher), announced.append)
         assert {"rouge_l", "exact_match", "accuracy", "ece_10", "distinct_1", "repetition_4", "lm_loss"} <= set(
             found.values
         )
@@ -110,7 +110,7 @@ class TestMeasure:
     def test_only_what_is_asked_for(
         self, student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
     ) -> None:
-        found = measurement(tokenizer, alone(), metrics=["lm_loss"]).measure(subject(student), subject(teacher))
+        found = measurement(tokenizer, alone(), metrics=["lm_loss"]).measure(subject(student), make_decoder(teacher))
         assert set(found.values) == {"lm_loss"}
 
     @pytest.mark.parametrize("decoding", ["greedy", "sample"])
@@ -135,6 +135,6 @@ class TestMeasure:
         self, unsure: PreTrainedModel, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
     ) -> None:
         found = measurement(tokenizer, alone(), metrics=["diversity"], no_repeat_ngram_size=2).measure(
-            subject(unsure), subject(teacher)
+            subject(unsure), make_decoder(teacher)
         )
         assert found.values["repetition_4"] == 0.0

@@ -17,21 +17,16 @@ def test_products(dtype: torch.dtype, with_bias: bool, packed: bool, monkeypatch
     if not packed:
         monkeypatch.setattr(projection, "_packable", lambda weight: False)
     torch.manual_seed(0)
-    project = None
-    for _ in range(2):  # made, then loaded again
-        weight = torch.randn(24, 16).to(dtype)
-        bias = torch.randn(24).to(dtype) if with_bias else None
-        if project is None:
-            project = Projection(weight, bias)
-        else:
-            project.load(weight, bias)
-        x, other = torch.randn(5, 16).to(dtype), torch.randn(5, 24).to(dtype)
-        product = linear(x.double(), weight.double(), None if bias is None else bias.double())
-        close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.03}
-        torch.testing.assert_close(project(x).double(), product, **close)
-        torch.testing.assert_close(project.silu(x).double(), silu(product), **close)
-        torch.testing.assert_close(project.times(x, other).double(), product * other.double(), **close)
-        torch.testing.assert_close(project.plus(x, other).double(), product + other.double(), **close)
+    weight = torch.randn(24, 16).to(dtype)
+    bias = torch.randn(24).to(dtype) if with_bias else None
+    project = Projection(weight, bias)
+    x, other = torch.randn(5, 16).to(dtype), torch.randn(5, 24).to(dtype)
+    product = linear(x.double(), weight.double(), None if bias is None else bias.double())
+    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.03}
+    torch.testing.assert_close(project(x).double(), product, **close)
+    torch.testing.assert_close(project.silu(x).double(), silu(product), **close)
+    torch.testing.assert_close(project.times(x, other).double(), product * other.double(), **close)
+    torch.testing.assert_close(project.plus(x, other).double(), product + other.double(), **close)
 
 
 def test_weights_are_copied() -> None:

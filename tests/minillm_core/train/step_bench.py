@@ -15,15 +15,15 @@ from minillm_core.data.dataset import TokenizedRow
 from minillm_core.models.families import disable_dropout
 from minillm_core.models.loading import load_causal_lm
 from minillm_core.models.pruning import prune_layers
-from minillm_core.rollout.decoder import make_decoder
+from minillm_core.rollout.decoder import Decoder, make_decoder
 from minillm_core.spec import JobSpec, ResourceSpec
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.engine import Engine
 from minillm_core.train.methods import Method, resolve_method
 from minillm_core.train.rollouts import Sampling, collect_round
 from minillm_core.train.rounds import Round, TrainRow
-from minillm_core.train.step import TeacherSide, train_step
-from minillm_core.train.student import StudentModule, head_of
+from minillm_core.train.step import train_step
+from minillm_core.train.student import StudentModule, loss_head
 from tests.minillm_core.tiny_runs import tiny_spec
 from tests.tiny_models import write_tiny_model
 
@@ -52,8 +52,9 @@ class Models:
     student: nn.Module
 
     @functools.cached_property
-    def side(self) -> TeacherSide:
-        return TeacherSide(self.teacher, make_decoder(self.teacher))
+    def answering(self) -> Decoder:
+        """The teacher as the trainer has it."""
+        return make_decoder(self.teacher)
 
     @functools.cached_property
     def ranks(self) -> Ranks:
@@ -61,7 +62,8 @@ class Models:
 
     @functools.cached_property
     def engine(self) -> Watched:
-        module = StudentModule(self.student, vocab=VOCAB, teacher_head=head_of(self.teacher, VOCAB), zero_stage=0)
+        head = loss_head(self.answering.head, VOCAB)
+        module = StudentModule(self.student, vocab=VOCAB, teacher_head=head, zero_stage=0)
         return Watched(
             module,
             learning_rate=1e-3,
@@ -108,7 +110,7 @@ def make_round(models: Models, method: Method, rows: Sequence[TokenizedRow], *, 
         rows,
         method,
         student=make_decoder(models.student),
-        teacher=models.side.decoder,
+        teacher=models.answering,
         sampling=Sampling([EOS], VOCAB, width, batch_rows=4),
         rows_per_step=len(rows),
         seed=5,
@@ -144,7 +146,7 @@ def step_gradient(
         rows,
         blocks,
         method,
-        models.side,
+        models.answering,
         learning_rate=1e-3,
         micro_batch_tokens=budget,
         response_width=WIDTH,

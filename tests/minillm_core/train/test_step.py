@@ -14,7 +14,7 @@ from minillm_core.models.families import hidden_states
 from minillm_core.objectives.policy_gradient import importance_weights
 from minillm_core.train.batches import response_batch
 from minillm_core.train.rounds import TrainRow
-from minillm_core.train.student import StudentModule, head_of
+from minillm_core.train.student import StudentModule, loss_head
 from tests.minillm_core.tiny_runs import run_ranks
 from tests.minillm_core.train import step_bench as bench
 
@@ -67,9 +67,9 @@ def test_padding_on_either_side_changes_nothing(tmp_path, family):
     models = bench.make_models(tmp_path, family)
     method = bench.method_of("minillm")
     rows = bench.make_round(models, method, bench.make_rows()).next_rows()
-    teacher_head = head_of(models.teacher, bench.VOCAB)
+    teacher_head = loss_head(models.answering.head, bench.VOCAB)
     module = StudentModule(models.student, vocab=bench.VOCAB, teacher_head=teacher_head, zero_stage=0)
-    batch = response_batch(rows, [row.returns_T for row in rows], device=torch.device("cpu"))
+    batch = response_batch(rows, [row.returns_T for row in rows], None, device=torch.device("cpu"))
 
     def evaluate():
         module.zero_grad()
@@ -168,7 +168,7 @@ class TestOddRows:
             bench.make_rows(),
             method,
             student=bench.make_decoder(models.student),
-            teacher=models.side.decoder,
+            teacher=models.answering,
             sampling=sampling,
             rows_per_step=8,
             seed=5,
@@ -187,7 +187,7 @@ class TestOddRows:
             bench.make_rows(),
             method,
             student=bench.make_decoder(models.student),
-            teacher=models.side.decoder,
+            teacher=models.answering,
             sampling=bench.Sampling([bench.VOCAB + 1], bench.VOCAB, 4, batch_rows=4),
             rows_per_step=8,
             seed=5,
