@@ -89,7 +89,7 @@ class Ours:
         self.sampling = Sampling(
             eos_ids=[], vocab=vocab, max_new_tokens=options.new_tokens, batch_rows=options.rollouts
         )
-        self.teacher = make_decoder(teacher)
+        self.teacher = make_decoder(teacher, scores=True)
         training = self.job.training
         self.engine = Engine(
             StudentModule(student, vocab=vocab, teacher_head=loss_head(self.teacher.head, vocab), zero_stage=0),

@@ -172,7 +172,7 @@ def main() -> None:
     sampling = Sampling(
         eos_ids=[], vocab=whole.config.vocab_size, max_new_tokens=options.new_tokens, batch_rows=options.rows
     )
-    teacher = make_decoder(whole)
+    teacher = make_decoder(whole, scores=True)
     del whole
     texts = [json.loads(line)["prompt"] for line in options.prompts.read_text().splitlines()]
     rows = [TokenizedRow(encode_prompt(text, "chat", tokenizer), [], text, "", False) for text in texts]

@@ -31,6 +31,7 @@ from minillm_core.train.checkpoints import Checkpoints, RunState, disk_fault
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.events import EventLog
 from minillm_core.train.loop import PhasePlan, Run, Score, train_phase
+from minillm_core.train.memory import give_back_freed_memory
 from minillm_core.train.methods import SFT_METHOD, Method, resolve_method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rounds import Round
@@ -91,7 +92,7 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     method = resolve_method(job)
     teacher = _fine_tuned_teacher(work, teacher)
     teacher_parameters = teacher.num_parameters()
-    answering = make_decoder(teacher)
+    answering = make_decoder(teacher, scores=True)
     student = build_student(job, parts, teacher, ranks)
     if BEFORE not in state.results:
         announce = _announcer(progress, "the teacher")
@@ -101,6 +102,7 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     # From here on the decoder, which has weights of its own, is all that is asked of the teacher.
     del teacher
     gc.collect()
+    give_back_freed_memory()
     if job.training.student_sft is not None:
         plan = PhasePlan.of_sft(job.training.student_sft, len(parts.dataset.train))
         student = _trained(work, Phase.STUDENT_SFT, SFT_METHOD, plan, student, None, parts.dataset.train)

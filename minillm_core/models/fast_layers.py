@@ -19,7 +19,8 @@ from transformers.models.mistral.modeling_mistral import MistralMLP, MistralRMSN
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
 
-from minillm_core.models.linear import OneDnnLinear, onednn, use_onednn
+from minillm_core.models.linear import OneDnnLinear, use_onednn
+from minillm_core.objectives import products
 
 
 def use_fast_layers(model: nn.Module) -> int:
@@ -40,7 +41,7 @@ def use_fast_layers(model: nn.Module) -> int:
 def _is_plain(module: nn.Module) -> bool:
     """A gated layer of SiLU without biases and adapters."""
     layers = [getattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")]
-    plain = all(type(layer) is OneDnnLinear and layer.bias is None for layer in layers)
+    plain = all(type(layer) in (nn.Linear, OneDnnLinear) and layer.bias is None for layer in layers)
     return plain and getattr(module.config, "hidden_act", None) == "silu"
 
 
@@ -112,28 +113,31 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, gate_ID: Tensor, up_ID: Tensor, down_DI: Tensor) -> Tensor:
-        gate_NI, up_NI = onednn(x_ND, gate_ID), onednn(x_ND, up_ID)
+        gate_NI, up_NI = products.linear(x_ND, gate_ID), products.linear(x_ND, up_ID)
         ctx.save_for_backward(x_ND, gate_NI, up_NI, gate_ID, up_ID, down_DI)
-        return onednn(nn.functional.silu(gate_NI).mul_(up_NI), down_DI)
+        return products.linear(nn.functional.silu(gate_NI).mul_(up_NI), down_DI)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, gate_NI, up_NI, gate_ID, up_ID, down_DI = ctx.saved_tensors
         grad_ND = grad_ND.contiguous()
-        inner_NI = onednn(grad_ND, down_DI.t())
+        inner_NI = products.linear(grad_ND, down_DI.t())
         open_NI = nn.functional.silu(gate_NI)
         by_up_NI = inner_NI * open_NI
         by_gate_NI = torch.ops.aten.silu_backward(inner_NI.mul_(up_NI), gate_NI)
-        by_down = onednn(grad_ND.t(), open_NI.mul_(up_NI).t()) if ctx.needs_input_grad[3] else None
+        by_down = products.linear(grad_ND.t(), open_NI.mul_(up_NI).t()) if ctx.needs_input_grad[3] else None
         by_x = None
         if ctx.needs_input_grad[0]:
-            by_x = onednn(by_gate_NI, gate_ID.t())
-            by_x = torch.ops.mkldnn._linear_pointwise.binary(by_up_NI, by_x, up_ID.t(), None, "add")
+            by_x = products.linear(by_gate_NI, gate_ID.t())
+            if products.onednn_pays():
+                by_x = torch.ops.mkldnn._linear_pointwise.binary(by_up_NI, by_x, up_ID.t(), None, "add")
+            else:
+                by_x.addmm_(by_up_NI, up_ID)
         return (
             by_x,
-            onednn(by_gate_NI.t(), x_ND.t()) if ctx.needs_input_grad[1] else None,
-            onednn(by_up_NI.t(), x_ND.t()) if ctx.needs_input_grad[2] else None,
+            products.linear(by_gate_NI.t(), x_ND.t()) if ctx.needs_input_grad[1] else None,
+            products.linear(by_up_NI.t(), x_ND.t()) if ctx.needs_input_grad[2] else None,
             by_down,
         )
 

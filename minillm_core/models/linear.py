@@ -1,8 +1,8 @@
 """Linear layers that compute their products and the gradients of them in oneDNN.
 
-torch sends float32 products on a CPU to MKL, which on processors that are not Intel's runs at half
-the rate of oneDNN or less (docs/performance.md). Only what is slow there is replaced: float32 on a
-CPU. Anything else goes through ``torch.nn.functional.linear`` as before.
+torch sends float32 products on a CPU to MKL, which on processors with AVX-512 that are not Intel's
+runs at half the rate of oneDNN or less (docs/performance.md). Only what is slow there is replaced:
+float32 on a CPU. Anything else goes through ``torch.nn.functional.linear`` as before.
 
 Axes: N tokens, I inputs, O outputs.
 """
@@ -15,13 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from minillm_core.objectives.products import onednn_available
-
-
-def onednn(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias``, (N, O), of float32 tensors on a CPU, strided in any way; without gradient."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
-    return product
+from minillm_core.objectives import products
 
 
 class _Linear(torch.autograd.Function):
@@ -30,7 +24,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_NI, weight_OI)
-        return onednn(x_NI, weight_OI, bias_O)
+        return products.linear(x_NI, weight_OI, bias_O)
 
     @staticmethod
     @once_differentiable
@@ -39,8 +33,8 @@ class _Linear(torch.autograd.Function):
         grad_NO = grad_NO.contiguous()
         by_x, by_weight, by_bias = ctx.needs_input_grad
         return (
-            onednn(grad_NO, weight_OI.t()) if by_x else None,
-            onednn(grad_NO.t(), x_NI.t()) if by_weight else None,
+            products.linear(grad_NO, weight_OI.t()) if by_x else None,
+            products.linear(grad_NO.t(), x_NI.t()) if by_weight else None,
             grad_NO.sum(0) if by_bias else None,
         )
 
@@ -56,17 +50,17 @@ class OneDnnLinear(nn.Linear):
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
             product: Tensor = _Linear.apply(rows_NI, self.weight, self.bias)  # type: ignore[no-untyped-call]
         else:
-            product = onednn(rows_NI, self.weight, self.bias)
+            product = products.linear(rows_NI, self.weight, self.bias)
         return product.view(*input.shape[:-1], self.out_features)
 
 
 def use_onednn(model: nn.Module) -> int:
     """Let the plain linear layers of ``model`` compute in oneDNN, in place; returns how many.
 
-    Names, parameters and results (up to rounding) stay as they are. Where torch has no oneDNN, nothing
-    changes.
+    Names, parameters and results (up to rounding) stay as they are. Where oneDNN is not the
+    faster one, nothing changes.
     """
-    if not onednn_available():
+    if not products.onednn_pays():
         return 0
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     for layer in layers:

@@ -1,10 +1,11 @@
 """Matrix products into memory that is already there, and that memory.
 
 Two things make the head of a language model slow on a CPU beside the arithmetic: torch sends
-float32 products to MKL, which on processors that are not Intel's runs at half the rate of oneDNN
+float32 products to MKL, which on processors with AVX-512 can run at half the rate of oneDNN
 (docs/performance.md); and every temporary of more than 32 MB is returned to the system when freed
-and faulted in again, page by page, at its next use. So products go through oneDNN in blocks of a
-few megabytes, which the allocator keeps, and the results land in buffers that outlive the call.
+and faulted in again, page by page, at its next use. So products go to the library that is faster on
+this processor, to oneDNN in blocks of a few megabytes, which the allocator keeps, and the results
+land in buffers that outlive the call.
 
 Axes: M, K, N of a product (M, K) times (K, N).
 """
@@ -34,12 +35,22 @@ def onednn_available() -> bool:
         return False
 
 
-def _multiply(a_MK: Tensor, b_KN: Tensor) -> Tensor:
-    fits = a_MK.device.type == "cpu" and a_MK.dtype == torch.float32 and a_MK.numel() and b_KN.numel()
-    if fits and onednn_available():
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
+@functools.cache
+def onednn_pays() -> bool:
+    """Whether large float32 products go to oneDNN: there is AVX-512, with less MKL is the faster one.
+
+    The instructions decide, not a measurement, so that a run computes the same when it is resumed.
+    """
+    return onednn_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``, (N, O), by the faster library; operands strided in any way, without gradient."""
+    fits = x_NI.device.type == "cpu" and x_NI.dtype == torch.float32 and x_NI.numel() and weight_OI.numel()
+    if fits and onednn_pays():
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
         return product
-    return torch.mm(a_MK, b_KN)
+    return torch.nn.functional.linear(x_NI, weight_OI, bias_O)
 
 
 def _blocks(out_MN: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -58,7 +69,7 @@ def multiply_into(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor, *, add: bool = Fal
 
     ``a`` and ``b`` have one type and may be transposed or cut views.
     """
-    plain = a_MK.device.type != "cpu" or a_MK.dtype == torch.float64 or not onednn_available()
+    plain = a_MK.device.type != "cpu" or a_MK.dtype == torch.float64 or not onednn_pays()
     if plain and out_MN.dtype == a_MK.dtype:
         if add:
             out_MN.addmm_(a_MK, b_KN)
@@ -66,7 +77,7 @@ def multiply_into(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor, *, add: bool = Fal
             torch.mm(a_MK, b_KN, out=out_MN)
         return
     for rows, columns in _blocks(out_MN):
-        product = _multiply(a_MK[rows], b_KN[:, columns])
+        product = linear(a_MK[rows], b_KN[:, columns].t())
         target = out_MN[rows, columns]
         if add:
             target.add_(product)

@@ -10,7 +10,7 @@
 
 So the backward pass only multiplies what is ready, nothing is computed twice, and the memory
 beyond inputs and gradients is the two buffers and the tiles, whatever N is: the chunk is chosen
-so that the buffers take about 128 MB on a CPU and 1 GB on an accelerator.
+so that the buffers take about 64 MB on a CPU and 1 GB on an accelerator.
 
 Axes: N tokens that count, of all rows joined; D hidden width (of the model named); V vocabulary;
 C tokens of a chunk; R tokens of a tile.
@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 from minillm_core.objectives.divergences import Settings, value_and_gradient
 from minillm_core.objectives.products import buffer, multiply_into
 
-_CPU_CHUNK_BYTES = 128 * 2**20
+_CPU_CHUNK_BYTES = 64 * 2**20
 _ACCELERATOR_CHUNK_BYTES = 2**30
 _CPU_TILE_BYTES = 8 * 2**20
 _ACCELERATOR_TILE_BYTES = 128 * 2**20

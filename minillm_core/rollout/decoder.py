@@ -63,19 +63,22 @@ class Decoder(Protocol):
         """Give back the cache and the work buffers; the next :meth:`start` makes new ones."""
 
 
-def make_decoder(model: PreTrainedModel, *, dtype: torch.dtype | None = None, context: int | None = None) -> Decoder:
+def make_decoder(
+    model: PreTrainedModel, *, dtype: torch.dtype | None = None, context: int | None = None, scores: bool = False
+) -> Decoder:
     """The fastest decoder that is right for ``model``.
 
     ``dtype`` is the number format to decode in (the model's own when left out); ``context`` overrides
     the model's number of positions. LLaMA-shaped families get merged and packed copies of the weights;
     only the embedding and head tables are shared with ``model`` where the format is the same, and ``model``
-    itself may be dropped. Any other family runs through transformers, sharing all parameters where the
-    format is the same. A decoder is good until the next optimizer step; under ZeRO-3 make and use it within
-    ``Engine.whole_model``.
+    itself may be dropped. ``scores`` is for a frozen model that will see whole rows more than single tokens,
+    a teacher: what need not be merged or packed is then shared as well. Any other family runs through
+    transformers, sharing all parameters where the format is the same. A decoder is good until the next
+    optimizer step; under ZeRO-3 make and use it within ``Engine.whole_model``.
 
     Raises ValueError where the model's attention cannot take an explicit mask.
     """
     chosen = dtype or next(model.parameters()).dtype
     if fusible(model):
-        return FusedDecoder(model, chosen, context)
+        return FusedDecoder(model, chosen, context, scores=scores)
     return TransformersDecoder(model, chosen, context)

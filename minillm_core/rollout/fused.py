@@ -83,7 +83,7 @@ class _Layer:
 class FusedDecoder:
     """See :class:`minillm_core.rollout.decoder.Decoder`."""
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, context: int | None) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, context: int | None, *, scores: bool) -> None:
         config = unwrapped(model).config
         self.context = context or context_length(config)
         self.hidden_size = int(config.hidden_size)
@@ -97,6 +97,7 @@ class FusedDecoder:
         self._qk_norm = config.model_type == "qwen3"
         self._window_of = _windows(config)
         self._rotary: Any = copy.deepcopy(base_model(model).rotary_emb)
+        self._scores = scores
         self._load(model)
         self.device = self._embedding_VD.device
         # On a CPU attention over few queries is faster in float32, and exact, whatever format the weights have.
@@ -117,7 +118,7 @@ class FusedDecoder:
         tied = head.data_ptr() == embedding.data_ptr()
         head_VD = self._embedding_VD if tied else head.to(self.dtype, copy=copy_tables)
         self.head = OutputHead(head_VD, None, None, None)
-        self._head = Projection(head_VD)
+        self._head = Projection(head_VD, many_tokens=self._scores)
         self._norm_out_D = weights["model.norm.weight"].to(self.dtype, copy=True)
         pairs = torch.arange(self._head_width).view(2, -1).t().reshape(-1)
         self._layers = [self._layer(weights, index, pairs) for index in range(len(self._window_of))]
@@ -144,14 +145,14 @@ class FusedDecoder:
         def own(name: str) -> Projection:
             weight = take(f"{name}.weight")
             assert weight is not None
-            return Projection(weight, take(f"{name}.bias"))
+            return Projection(weight, take(f"{name}.bias"), many_tokens=self._scores)
 
         norm_in, norm_mid = take("input_layernorm.weight"), take("post_attention_layernorm.weight")
         qkv = merged("weight")
         assert norm_in is not None and norm_mid is not None and qkv is not None
         return _Layer(
             norm_in_D=norm_in.clone(),
-            qkv=Projection(qkv, merged("bias")),
+            qkv=Projection(qkv, merged("bias"), many_tokens=self._scores),
             q_norm_d=paired("self_attn.q_norm.weight") if self._qk_norm else None,
             k_norm_d=paired("self_attn.k_norm.weight") if self._qk_norm else None,
             out=own("self_attn.o_proj"),

@@ -2,7 +2,8 @@
 
 On a CPU torch sends float32 products to MKL and reorders bfloat16 weights at every call; here the
 weights are reordered once for oneDNN, and what follows a product (activation, product, residual)
-is done while the result is still in cache. docs/performance.md has the figures.
+is done while the result is still in cache. Where MKL is the faster one for many tokens, a model that
+mostly scores whole rows keeps plain weights instead. docs/performance.md has the figures.
 
 Axes: N tokens, I inputs, O outputs.
 """
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from minillm_core.objectives import products
 
 
 def _packable(weight_OI: torch.Tensor) -> bool:
@@ -28,12 +31,25 @@ def _packable(weight_OI: torch.Tensor) -> bool:
 
 
 class Projection:
-    """``x @ weight.T + bias`` with a copy of weights that stay as they are."""
+    """``x @ weight.T + bias`` with weights that stay as they are.
 
-    def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> None:
-        self._packed = _packable(weight_OI)
-        self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(weight_OI) if self._packed else weight_OI.clone()
-        self._bias = None if bias_O is None else bias_O.clone()
+    They are copied unless ``many_tokens`` says that what passes are whole rows rather than single
+    tokens of them: the weights given are then used themselves where nothing is gained by packing.
+    """
+
+    def __init__(
+        self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None, *, many_tokens: bool = False
+    ) -> None:
+        plain = many_tokens and weight_OI.dtype == torch.float32 and not products.onednn_pays()
+        self._packed = not plain and _packable(weight_OI)
+        self._weight: Any = weight_OI
+        self._bias = bias_O
+        if self._packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI)
+        elif not many_tokens:
+            self._weight = weight_OI.clone()
+        if bias_O is not None and not many_tokens:
+            self._bias = bias_O.clone()
 
     def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:
         """(N, O)."""

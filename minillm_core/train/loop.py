@@ -28,6 +28,7 @@ from minillm_core.train.distributed import Ranks
 from minillm_core.train.engine import TORCH_DTYPES, Engine, scheduled_rate
 from minillm_core.train.events import EventLog
 from minillm_core.train.guards import Guards
+from minillm_core.train.memory import give_back_freed_memory
 from minillm_core.train.methods import Method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rollouts import Sampling, collect_round
@@ -191,6 +192,7 @@ def train_phase(
         if state.best_score is None or value > state.best_score:
             state.best_score, state.best_step = value, state.step
             save_weights(engine, best_file, ranks)
+        give_back_freed_memory()
         run.progress.enter(phase)
 
     def give_up(message: str, *, healthy: bool) -> NoReturn:

@@ -9,9 +9,15 @@ import torch
 from torch import nn
 
 from minillm_core.models.linear import OneDnnLinear, use_onednn
-from minillm_core.objectives.products import onednn_available
+from minillm_core.objectives import products
 
-pytestmark = pytest.mark.skipif(not onednn_available(), reason="this torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not products.onednn_available(), reason="this torch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def as_if_it_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this processor would choose."""
+    monkeypatch.setattr(products, "onednn_pays", lambda: True)
 
 
 def network(bias: bool) -> nn.Sequential:
@@ -74,3 +80,9 @@ def test_state_and_subclasses_stay() -> None:
     assert use_onednn(model) == 1
     assert list(model.state_dict()) == before
     assert type(model[0]) is OneDnnLinear and type(model[1]) is Special
+
+
+def test_nothing_changes_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "onednn_pays", lambda: False)
+    model = network(True)
+    assert use_onednn(model) == 0 and type(model[0]) is nn.Linear

@@ -205,8 +205,8 @@ class TestDivergenceFromHidden:
             "reverse_kl", dense_logits(hidden, head), dense_logits(teacher_hidden, teacher_head)
         ).sum()
         # float32 sums over 70,001 tokens of the vocabulary
-        assert_same([got / 24], [expected / 24], 1e-4)
-        assert_same(gradients(got, hidden, head), gradients(expected, hidden, head), 1e-4)
+        assert_same([got / 24], [expected / 24], 3e-4)
+        assert_same(gradients(got, hidden, head), gradients(expected, hidden, head), 3e-4)
 
     def test_what_does_not_fit_is_refused(self):
         hidden, head, teacher_hidden, teacher_head, _ = make(4)

@@ -25,7 +25,7 @@ def layers_of_the_family(patch: pytest.MonkeyPatch) -> None:
 
 
 def products_of_torch(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(products, "onednn_available", lambda: False)
+    patch.setattr(products, "onednn_pays", lambda: False)
 
 
 def rows_one_by_one(patch: pytest.MonkeyPatch) -> None:
