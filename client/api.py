@@ -234,7 +234,7 @@ class MinillmClient:
         return _parsed(Checkpoint, _json(self._transport.request("PATCH", path, json=patch, idempotent=True)))
 
     def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> None:
-        """Delete one that is neither pinned nor the beginning of an unfinished fork."""
+        """Delete one that is neither pinned nor where an unfinished fork begins or an attempt goes on."""
         self._transport.request("DELETE", self._checkpoint_path(job_id, checkpoint_id))
 
     def logs(self, job_id: str, *, attempt: int | None = None, stream: str = "stderr", offset: int = 0) -> LogChunk:

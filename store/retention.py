@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest few, the best, the pinned, and those that a fork begins from.
+"""Which checkpoints stay: the newest few, the best, the pinned, and those that a fork or an attempt begins from.
 
 Nothing here touches a disk. A checkpoint that shall go is marked ``deleting``; a sweep hands its
 folder to the sweeper, and the row goes once the folder is gone.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy.orm import Session, aliased
 
 from store.tables import Checkpoint, Job
-from store.vocabulary import TERMINAL, Keep
+from store.vocabulary import HELD, TERMINAL, Keep
 
 NEWEST_FIRST = (Checkpoint.attempt.desc(), Checkpoint.created_at.desc(), Checkpoint.id.desc())
 
@@ -44,18 +44,49 @@ def after_cancel(session: Session, job: Job) -> None:
 
 
 def expire(session: Session, now: dt.datetime) -> None:
-    """Mark the checkpoints whose ``expires_at`` has passed."""
-    rows = session.scalars(
-        select(Checkpoint).where(Checkpoint.expires_at <= now, Checkpoint.deleting.is_(False)).limit(100)
+    """Mark the checkpoints whose ``expires_at`` has passed; one that is needed goes once it is not any more."""
+    due = (
+        select(Checkpoint)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Checkpoint.expires_at <= now, Checkpoint.deleting.is_(False), Checkpoint.pinned.is_(False))
+        .where(~_fork_needs(), ~_attempt_needs())
+        .limit(100)
+        # The job's row too, so that nobody claims or forks it meanwhile.
+        .with_for_update(skip_locked=True)
     )
-    for row in rows.all():
+    for row in session.scalars(due).all():
         _mark(session, row)
 
 
 def needed_by_fork(session: Session, checkpoint_id: str) -> bool:
     """Whether a job that is not yet terminal begins from this checkpoint."""
-    fork = select(Job.id).where(Job.forked_from == checkpoint_id, Job.state.not_in(TERMINAL)).limit(1)
-    return session.scalar(fork) is not None
+    return session.scalar(select(Checkpoint.id).where(Checkpoint.id == checkpoint_id, _fork_needs())) is not None
+
+
+def needed_by_attempt(session: Session, checkpoint_id: str) -> bool:
+    """Whether an attempt was claimed that may go on from this checkpoint and has not written one of its own.
+
+    When its trainer is done with reading is not known, so any sign of work short of that proves nothing.
+    """
+    statement = select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id)
+    return session.scalar(statement.where(Checkpoint.id == checkpoint_id, _attempt_needs())) is not None
+
+
+def _fork_needs() -> ColumnElement[bool]:
+    fork = aliased(Job)
+    return select(fork.id).where(fork.forked_from == Checkpoint.id, fork.state.not_in(TERMINAL)).exists()
+
+
+def _attempt_needs() -> ColumnElement[bool]:
+    """Of a checkpoint joined with its job; the attempt was given all those that it may go on from."""
+    own = aliased(Checkpoint)
+    return and_(
+        Job.state.in_(HELD),
+        Checkpoint.attempt > Job.resume_after_attempt,
+        Checkpoint.attempt < Job.attempt,
+        Checkpoint.resumable.is_(True),
+        ~select(own.id).where(own.job_id == Job.id, own.attempt == Job.attempt).exists(),
+    )
 
 
 def _live(session: Session, job: Job) -> list[Checkpoint]:
@@ -67,5 +98,6 @@ def _live(session: Session, job: Job) -> list[Checkpoint]:
 
 
 def _mark(session: Session, row: Checkpoint) -> None:
-    if not row.pinned and not needed_by_fork(session, row.id):
+    needed = row.pinned or needed_by_fork(session, row.id) or needed_by_attempt(session, row.id)
+    if not needed:
         row.deleting = True

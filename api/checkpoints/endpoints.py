@@ -64,6 +64,9 @@ def checkpoints_update(
     summary="Delete a checkpoint",
 )
 def checkpoints_delete(job_id: str, checkpoint_id: str, caller: CallerDep, session: WriteSession) -> None:
-    """It is gone at once; its files follow. 409 while it is pinned, or an unfinished fork begins from it."""
+    """It is gone at once; its files follow.
+
+    409 while it is pinned, while an unfinished fork begins from it, and while an attempt may go on from it.
+    """
     row = service.checkpoint_of(session, caller.owner_id, job_id, checkpoint_id)
     CheckpointRepository(session).request_delete(row)
