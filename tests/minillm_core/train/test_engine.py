@@ -75,6 +75,14 @@ class TestFloat16:
         assert deepspeed_config(1, "bfloat16", 1.0, False)["bf16"] == {"enabled": True}
         assert not {"fp16", "bf16"} & deepspeed_config(1, "float32", 1.0, False).keys()
 
+    def test_an_overflow_of_the_scale_is_no_divergence(self):
+        """DeepSpeed leaves the step out and lowers the scale; the norm is then not known."""
+        engine = small_engine()
+        engine._dtype = "float16"
+        engine.backward(engine(torch.tensor([[math.inf, 0.0]])) * 0.0, last=True)
+        assert engine.step(1e-3) is None
+        engine.close()
+
     def test_an_overflow_at_the_lowest_scale_is_an_infinite_gradient(self, monkeypatch):
         scaler = DynamicLossScaler(1, scale_window=10, min_scale=1, delayed_shift=1, consecutive_hysteresis=False)
         engine = small_engine()

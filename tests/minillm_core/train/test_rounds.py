@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from minillm_core.spec import RECIPES, TrainingSpec
 from minillm_core.train.rounds import Round, TrainRow, derived_seed, mask_of, owned_rows, pad_tokens
 
 
@@ -37,8 +38,17 @@ def test_order_differs_between_inner_epochs():
     assert steps[:3] != steps[3:6]
 
 
-def test_paper_geometry_gives_sixteen_steps_a_round():
-    assert make_round(1, 0, rows=256, per_step=64, epochs=4).steps == 16
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("world", [1, 2, 16, 64])
+def test_a_round_of_the_recipes_has_sixteen_steps_on_any_number_of_ranks(recipe, world):
+    """256 rollouts, 64 rows a step, four passes, over all ranks together."""
+    rows, epochs = RECIPES[recipe]["rollouts_per_round"], RECIPES[recipe]["inner_epochs"]
+    per_step = TrainingSpec().rows_per_step
+    assert (rows, epochs, per_step) == (256, 4, 64)
+    shares = [walk(make_round(world, rank, rows=rows, per_step=per_step, epochs=epochs)) for rank in range(world)]
+    assert [len(share) for share in shares] == [16] * world
+    for step in range(16):
+        assert sum(len(share[step]) for share in shares) == 64
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])

@@ -11,11 +11,15 @@ import torch
 
 from minillm_core.data.batching import pad_rows
 from minillm_core.models.families import hidden_states
+from minillm_core.objectives.divergences import KINDS, divergence
 from minillm_core.objectives.policy_gradient import importance_weights
+from minillm_core.spec import JobSpec
 from minillm_core.train.batches import response_batch
+from minillm_core.train.guards import repetition
+from minillm_core.train.methods import resolve_method
 from minillm_core.train.rounds import TrainRow
 from minillm_core.train.student import StudentModule, loss_head
-from tests.minillm_core.tiny_runs import run_ranks
+from tests.minillm_core.tiny_runs import run_ranks, tiny_spec
 from tests.minillm_core.train import step_bench as bench
 
 
@@ -59,6 +63,56 @@ def test_corpus_blocks_count_apart_from_the_rows(models):
     twice = torch.cat([corpus(), corpus()])
     bench.assert_same(bench.step_gradient(models, method, rows, blocks=twice), expected)
     assert expected[0]["loss"] > alone[0]["loss"]
+
+
+class TestValues:
+    """The loss of a step is what the dense models give, with the settings of the job in their places."""
+
+    def logits(self, models, prompts, responses):
+        """Of student and teacher (N, V), where they predict the tokens of the responses, and those tokens (N,)."""
+        sides = []
+        for model in (models.student, models.teacher):
+            rows = []
+            for prompt, response in zip(prompts, responses, strict=True):
+                with torch.no_grad():
+                    logits_TV = model(torch.tensor([[*prompt, *response]])).logits[0]
+                rows.append(logits_TV[len(prompt) - 1 : -1, : bench.VOCAB])
+            sides.append(torch.cat(rows))
+        return *sides, torch.tensor([token for response in responses for token in response])
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("type_", ["kd", "gkd"])
+    def test_cross_entropy_and_divergence(self, models, type_, kind):
+        settings = {"type": type_, "divergence": kind, "temperature": 1.7, "jsd_beta": 0.2, "skew_alpha": 0.4}
+        ratio = 0.3 if type_ == "kd" else 1.0
+        settings |= {"kd_ratio": ratio} if type_ == "kd" else {"on_policy_fraction": 0.5}
+        method = resolve_method(JobSpec.model_validate(tiny_spec(method=settings)))
+        rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+        metrics, _ = bench.step_gradient(models, method, rows, budget=60)
+        student_NV, teacher_NV, targets_N = self.logits(
+            models, [row.prompt_ids for row in rows], [row.response_ids for row in rows]
+        )
+        expected = divergence(kind, student_NV, teacher_NV, temperature=1.7, beta=0.2, alpha=0.4).mean().item()
+        assert metrics["divergence"] == pytest.approx(expected, rel=1e-4)
+        # Cross-entropy knows no temperature.
+        cross_entropy = torch.nn.functional.cross_entropy(student_NV, targets_N).item()
+        assert metrics["loss"] == pytest.approx((1 - ratio) * cross_entropy + ratio * expected, rel=1e-4)
+
+    @pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
+    def test_the_corpus_loss_mixes_cross_entropy_and_forward_kl(self, models, ratio):
+        method = replace(bench.method_of("minillm"), lm_coef=0.7, lm_kd_ratio=ratio)
+        rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+        alone, _ = bench.step_gradient(models, method, rows)
+        metrics, _ = bench.step_gradient(models, method, rows, blocks=corpus(), budget=40)
+        blocks = corpus().tolist()
+        student_NV, teacher_NV, targets_N = self.logits(
+            models, [block[:1] for block in blocks], [block[1:] for block in blocks]
+        )
+        assert len(targets_N) == 5 * 15
+        cross_entropy = torch.nn.functional.cross_entropy(student_NV, targets_N).item()
+        forward = divergence("forward_kl", student_NV, teacher_NV).mean().item()
+        expected = 0.7 * ((1 - ratio) * cross_entropy + ratio * forward)
+        assert metrics["loss"] - alone["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma3"])
@@ -245,3 +299,35 @@ class TestCollected:
             weights_T = importance_weights(row.student_logp_T, row.teacher_logp_T, alpha=method.teacher_mix_alpha)
             torch.testing.assert_close(row.weights_T, weights_T)
             assert (row.weights_T > 0).all() and (row.weights_T <= 1 / (1 - method.teacher_mix_alpha)).all()
+
+    def test_the_health_of_a_round_is_that_of_its_tokens(self, models):
+        method = bench.method_of("minillm")
+        round_, health, measured, _ = bench.collect_round(
+            0,
+            bench.make_rows(),
+            method,
+            student=bench.make_decoder(models.student),
+            teacher=models.answering,
+            # Many tokens end a response, so that lengths differ.
+            sampling=bench.Sampling(range(60), bench.VOCAB, bench.WIDTH, batch_rows=4),
+            rows_per_step=8,
+            seed=5,
+            ranks=bench.Ranks(0, 1, 0, torch.device("cpu")),
+        )
+        rows = list(round_.rows.values())
+        assert len({len(row.response_ids) for row in rows}) > 2
+        weights = [weight for row in rows for weight in row.weights_T.tolist()]
+        logs = [
+            p - q
+            for row in rows
+            for p, q in zip(row.teacher_logp_T.tolist(), row.student_logp_T.tolist(), strict=True)
+        ]
+        effective = sum(weights) ** 2 / (len(weights) * sum(weight**2 for weight in weights))
+        assert 0.0 < effective < 0.99 and health.effective_sample_size == pytest.approx(effective, rel=1e-5)
+        k3 = [weight * (math.exp(log) - 1 - log) for weight, log in zip(weights, logs, strict=True)]
+        assert health.reverse_kl == pytest.approx(sum(k3) / len(k3), rel=1e-4)
+        assert health.mean_length == pytest.approx(len(weights) / 8)
+        repeated, grams = repetition([row.response_ids for row in rows])
+        assert health.repetition == pytest.approx(repeated / grams)
+        assert measured["rollout_reward"] == pytest.approx(sum(logs) / len(logs), rel=1e-4)
+        assert measured["importance_weight"] == pytest.approx(sum(weights) / len(weights), rel=1e-5)

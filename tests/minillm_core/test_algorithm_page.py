@@ -1,0 +1,67 @@
+"""The tables of docs/algorithm.md hold the values of the code: recipes, guards, and the settings they name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minillm_core.spec import RECIPES, GuardSpec, MiniLLM, SeqKD, TrainingSpec
+
+PAGE = (Path(__file__).parents[2] / "docs" / "algorithm.md").read_text()
+UNLISTED = {"top_k", "top_p"}
+"""Off in every recipe and refused otherwise."""
+
+
+def table(first: str) -> list[list[str]]:
+    """Cells of the rows of the table whose head begins with ``first``."""
+    lines = PAGE[PAGE.index(f"\n| {first} |") + 1 :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def value(cell: str) -> Any:
+    words = {"on": True, "off": False, "null": None, "true": True}
+    return words[cell] if cell in words else float(cell) if re.fullmatch(r"[\d.]+", cell) else cell
+
+
+def listed() -> dict[str, dict[str, Any]]:
+    """The table of settings as recipe -> setting -> value."""
+    found: dict[str, dict[str, Any]] = {recipe: {} for recipe in ("default", "paper", "reference")}
+    for names, _, *cells in table("setting"):
+        for recipe, cell in zip(found, cells, strict=True):
+            for name, one in zip(re.findall(r"`(\w+)`", names), cell.split(", "), strict=True):
+                found[recipe][name] = value(one)
+    return found
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_recipes(recipe: str) -> None:
+    page = listed()[recipe]
+    # The one setting whose `off` is a word.
+    page["whitening"] = page["whitening"] or "off"
+    assert page == {name: one for name, one in RECIPES[recipe].items() if name not in UNLISTED}
+    resolved = MiniLLM(type="minillm", recipe=recipe).resolved()  # type: ignore[arg-type]
+    assert {name: getattr(resolved, name) for name in page} == page
+
+
+def test_a_setting_given_goes_before_the_recipes() -> None:
+    resolved = MiniLLM(type="minillm", recipe="reference", gamma=1.0, reward_start="next").resolved()
+    assert (resolved.gamma, resolved.reward_start, resolved.whitening) == (1.0, "next", "padded")
+
+
+def test_every_difference_names_its_setting() -> None:
+    rows = table("| paper | published code | setting")
+    assert [row[0] for row in rows] == [str(number) for number in range(1, 12)]
+    known = MiniLLM.model_fields.keys() | SeqKD.model_fields.keys() | TrainingSpec.model_fields.keys()
+    for row in rows:
+        named = re.findall(r"`(\w+)`", row[3])
+        assert (named or row[3] == "none") and {*named} - {"seqkd"} <= known
+    differing = {name for name in RECIPES["paper"] if RECIPES["paper"][name] != RECIPES["reference"][name]}
+    assert differing <= {name for row in rows for name in re.findall(r"`(\w+)`", row[3])}
+
+
+def test_the_guards() -> None:
+    page = {name.strip("`"): value(default) for name, _, default in table("`guards`")}
+    assert page == GuardSpec().model_dump()
