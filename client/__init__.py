@@ -10,10 +10,23 @@ with MinillmClient() as minillm:                     # MINILLM_URL and MINILLM_A
 
 from client.api import MinillmClient
 from client.errors import ApiError, DownloadError, MinillmError, SpecError, Unreachable
-from client.types import Checkpoint, Event, Failure, File, Job, LogChunk, Manifest, MetricPoint, Model, Progress
+from client.types import (
+    Attempt,
+    Checkpoint,
+    Event,
+    Failure,
+    File,
+    Job,
+    LogChunk,
+    Manifest,
+    MetricPoint,
+    Model,
+    Progress,
+)
 
 __all__ = [
     "ApiError",
+    "Attempt",
     "Checkpoint",
     "DownloadError",
     "Event",

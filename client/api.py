@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from client.download import download_student
 from client.errors import MinillmError, SpecError, Unreachable
 from client.transport import Transport
-from client.types import Checkpoint, Event, File, Job, LogChunk, Manifest, MetricPoint, Model
+from client.types import Attempt, Checkpoint, Event, File, Job, LogChunk, Manifest, MetricPoint, Model
 
 UPLOAD_TIMEOUT_SECONDS = 600.0
 """The service checks every row of a dataset before it answers."""
@@ -210,6 +210,10 @@ class MinillmClient:
             parameters["since_step"] = str(since_step)
         body = _json(self._transport.request("GET", self._path(job_id, "metrics"), params=parameters))
         return [_parsed(MetricPoint, item) for item in body["data"]]
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Every attempt, oldest first: where it ran and how it ended."""
+        return list(self._pages(Attempt, self._path(job_id, "attempts"), None))
 
     def checkpoints(self, job_id: str, *, limit: int | None = None) -> list[Checkpoint]:
         """Checkpoints of a job, newest first."""

@@ -262,6 +262,29 @@ def change(
 
 
 @app.command()
+def attempts(job_id: JobId) -> None:
+    """List a job's attempts: where each ran and how it ended."""
+    with _service() as client:
+        rows = (
+            (
+                one.attempt,
+                one.state,
+                one.host,
+                one.pid,
+                one.step,
+                one.exit_code,
+                one.signal,
+                one.failure.code if one.failure else None,
+                one.started_at.isoformat(timespec="seconds") if one.started_at else None,
+                one.ended_at.isoformat(timespec="seconds") if one.ended_at else None,
+            )
+            for one in client.attempts(job_id)
+        )
+        titles = ("ATTEMPT", "STATE", "HOST", "PID", "STEP", "EXIT", "SIGNAL", "FAILURE", "STARTED", "ENDED")
+        table(_console(), titles, rows)
+
+
+@app.command()
 def checkpoints(job_id: JobId) -> None:
     """List a job's checkpoints, newest first."""
     with _service() as client:

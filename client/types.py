@@ -93,6 +93,26 @@ class Checkpoint(_Tolerant):
     created_at: datetime | None = None
 
 
+class Attempt(_Tolerant):
+    """One run of a job by one worker."""
+
+    id: str
+    attempt: int
+    """1, 2, 3 ... within the job."""
+    state: str
+    worker_id: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    failure: Failure | None = None
+    phase: str | None = None
+    step: int | None = None
+    started_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
 class File(_Tolerant):
     id: str
     filename: str = ""

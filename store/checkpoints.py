@@ -73,15 +73,18 @@ class CheckpointRepository:
         return checkpoint
 
     def request_delete(self, checkpoint: Checkpoint) -> None:
-        """Mark it for deletion. Raises Conflict(`pinned`), and Conflict(`in_use`) while a fork or an attempt needs it."""
-        self._lock(checkpoint)
-        if checkpoint.pinned:
+        """Mark it for deletion.
+
+        Raises Conflict(`pinned`), and Conflict(`in_use`) while a fork begins from it or an attempt may go on from it.
+        """
+        row = self._lock(checkpoint)
+        if row.pinned:
             raise Conflict("pinned", "the checkpoint is pinned")
-        if retention.needed_by_fork(self.session, checkpoint.id):
+        if retention.needed_by_fork(self.session, row.id):
             raise Conflict("in_use", "an unfinished job begins from this checkpoint")
-        if retention.needed_by_attempt(self.session, checkpoint.id):
+        if retention.needed_by_attempt(self.session, row.id):
             raise Conflict("in_use", "the job's attempt may go on from this checkpoint: it has none of its own yet")
-        checkpoint.deleting = True
+        row.deleting = True
         self.session.flush()
 
     def purge(self, checkpoint_id: str) -> None:

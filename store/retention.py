@@ -64,9 +64,9 @@ def needed_by_fork(session: Session, checkpoint_id: str) -> bool:
 
 
 def needed_by_attempt(session: Session, checkpoint_id: str) -> bool:
-    """Whether an attempt was claimed that may go on from this checkpoint and has not written one of its own.
+    """Whether the attempt that holds the job may go on from this checkpoint.
 
-    When its trainer is done with reading is not known, so any sign of work short of that proves nothing.
+    It may until it has written one of its own: nothing short of that proves that its trainer is done with reading.
     """
     statement = select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id)
     return session.scalar(statement.where(Checkpoint.id == checkpoint_id, _attempt_needs())) is not None
@@ -78,7 +78,7 @@ def _fork_needs() -> ColumnElement[bool]:
 
 
 def _attempt_needs() -> ColumnElement[bool]:
-    """Of a checkpoint joined with its job; the attempt was given all those that it may go on from."""
+    """For a checkpoint joined with its job. The claim gave out all these; the worker takes the newest that verify."""
     own = aliased(Checkpoint)
     return and_(
         Job.state.in_(HELD),
@@ -98,6 +98,5 @@ def _live(session: Session, job: Job) -> list[Checkpoint]:
 
 
 def _mark(session: Session, row: Checkpoint) -> None:
-    needed = row.pinned or needed_by_fork(session, row.id) or needed_by_attempt(session, row.id)
-    if not needed:
+    if not (row.pinned or needed_by_fork(session, row.id) or needed_by_attempt(session, row.id)):
         row.deleting = True

@@ -144,3 +144,15 @@ class TestDelete:
         assert response.headers["x-should-retry"] == "false"
         client.post(f"/v1/jobs/{fork}/cancel")
         assert client.delete(f"{path}/{one['id']}").status_code == 204
+
+    def test_needed_by_an_attempt_that_has_none_of_its_own(
+        self, client: TestClient, services: Services, run: Run, job: Row, path: str
+    ) -> None:
+        newest = client.get(path).json()["data"][0]["id"]
+        run.stop()
+        again = Run(services, job["id"])
+        response = client.delete(f"{path}/{newest}")
+        check_problem(response, 409, "in_use")
+        assert response.headers["x-should-retry"] == "false"
+        again.train(1)
+        assert client.delete(f"{path}/{newest}").status_code == 204

@@ -194,6 +194,19 @@ class TestClient:
             assert first.text == "loading\nstep 5\n"
             assert client.logs(job_id, offset=first.next_offset).text == ""
 
+    def test_attempts(self, service: Service) -> None:
+        job_id = service.submit()
+        with service.client() as client:
+            assert client.attempts(job_id) == []
+            service.fail(service.claim())
+            client.retry(job_id)
+            service.claim()
+            first, second = client.attempts(job_id)
+            assert (first.attempt, first.state, first.host, first.exit_code) == (1, "failed", "host", 64)
+            assert first.failure is not None and first.failure.category == "user"
+            assert first.started_at is not None and first.ended_at is not None
+            assert (second.attempt, second.state, second.failure, second.ended_at) == (2, "active", None, None)
+
     def test_verbs(self, service: Service) -> None:
         job_id = service.submit()
         with service.client() as client:
@@ -364,6 +377,14 @@ class TestCommand:
         run("cancel", fork)
         assert run("delete", fork).stdout.strip() == f"{fork} is deleted"
 
+    def test_attempts(self, service: Service) -> None:
+        job_id = service.submit()
+        service.fail(service.claim())
+        head, row = run("attempts", job_id).stdout.splitlines()
+        cells = dict(zip(head.split("\t"), row.split("\t"), strict=True))
+        assert (cells["ATTEMPT"], cells["STATE"], cells["HOST"], cells["EXIT"]) == ("1", "failed", "host", "64")
+        assert (cells["SIGNAL"], cells["FAILURE"]) == ("", "dataset_invalid")
+
     def test_checkpoints_pin_and_unpin(self, service: Service) -> None:
         job_id = service.submit()
         taken = service.claim()
@@ -458,6 +479,7 @@ class TestWithoutService:
             "fork",
             "change",
             "delete",
+            "attempts",
             "checkpoints",
             "pin",
             "unpin",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 
 from sqlalchemy import select
 
+from store.checkpoints import CheckpointRepository
 from store.database import Database
 from store.errors import Conflict
 from store.events import MetricRepository
 from store.idempotency import IdempotencyRepository
 from store.jobs import JobRepository
-from store.leases import Outcome, claim, finish, record, renew
+from store.leases import Outcome, ResumePoint, claim, finish, record, renew
 from store.sweep import sweep
-from store.tables import Event, Job
+from store.tables import Checkpoint, Event, Job
 from store.vocabulary import JobState
 from tests.store import scenes
 
@@ -184,3 +186,37 @@ def test_eight_writers_never_find_it_locked(database: Database) -> None:
         for taken, written in zip(claims, writes, strict=True):
             points = MetricRepository(session).series(scenes.row(database, taken.job_id))
             assert len(points) == written >= 1
+
+
+def test_no_claim_is_given_a_checkpoint_that_goes(database: Database) -> None:
+    jobs = [scenes.make_job(database) for _ in range(12)]
+    rows: list[Checkpoint] = []
+    for job_id in jobs:
+        first = scenes.take(database, job_id)
+        with database.write() as session:
+            record(session, first, [scenes.checkpoint(1, 1), scenes.checkpoint(2, 2)])
+            finish(session, first, Outcome.stopped())
+            repository = CheckpointRepository(session)
+            newest, oldest = repository.list(scenes.row(database, job_id)).items
+            repository.set_expires_at(oldest, database.now(session))
+        rows.append(newest)
+    given: list[ResumePoint] = []
+
+    def work(index: int) -> None:
+        for number, job_id in enumerate(jobs):
+            with database.write() as session:
+                if index == 0:
+                    sweep(session)
+                elif index == 1:
+                    with contextlib.suppress(Conflict):
+                        CheckpointRepository(session).request_delete(rows[number])
+                else:
+                    taken = claim(session, f"wrk_{index}", "host", 1, 30.0, job_id)
+                    given.extend(taken.resume if taken is not None else ())
+
+    together(4, work)
+    with database.read() as session:
+        going = select(Checkpoint.job_id, Checkpoint.path).where(Checkpoint.deleting.is_(True))
+        gone = {(job_id, path) for job_id, path in session.execute(going)}
+    assert not gone & {(point.job_id, point.path) for point in given}
+    assert len(gone) + len(given) >= len(jobs)

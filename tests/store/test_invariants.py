@@ -2,11 +2,13 @@
 
 Held after every step: a terminal state never changes but by an explicit retry of a failed or
 expired job; the fence only rises; at most one attempt holds a lease; each change of state has
-exactly one event, with the next sequence number; and `succeeded` has its verified manifest.
+exactly one event, with the next sequence number; `succeeded` has its verified manifest; and what an
+attempt may go on from stays until it has a checkpoint of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import Any
 
@@ -22,7 +24,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
+from store.checkpoints import CheckpointRepository
 from store.database import Database
 from store.errors import Conflict, StaleAttempt
 from store.events import EventRepository
@@ -30,7 +34,7 @@ from store.jobs import JobRepository
 from store.leases import Claim, Outcome, claim, finish, record, renew
 from store.states import TERMINAL, TRANSITIONS, Cause, JobState
 from store.sweep import sweep
-from store.tables import Attempt, Base, Job
+from store.tables import Attempt, Base, Checkpoint, Job
 from store.vocabulary import HELD, AttemptState, Keep, RetryFrom
 from tests.store import scenes
 
@@ -75,6 +79,20 @@ class Life(RuleBasedStateMachine):
         job_id = self.jobs[index % len(self.jobs)]
         if self._ask(index, "retry", start):
             self.retried.add(job_id)
+
+    @rule(index=INDEX, which=INDEX, at_once=st.booleans())
+    def drop_checkpoint(self, index: int, which: int, at_once: bool) -> None:
+        """Delete one, or let the next sweep find that it has expired."""
+        with self.database.write() as session:
+            repository = CheckpointRepository(session)
+            rows = repository.list(session.get_one(Job, self.jobs[index % len(self.jobs)])).items
+            if not rows:
+                return
+            row = rows[which % len(rows)]
+            repository.set_expires_at(row, self.database.now(session))
+            if at_once:
+                with contextlib.suppress(Conflict):
+                    repository.request_delete(row)
 
     # -- holders, stale ones among them --------------------------------------------------------
 
@@ -128,7 +146,10 @@ class Life(RuleBasedStateMachine):
     @rule(recover=st.booleans())
     def sweep(self, recover: bool) -> None:
         with self.database.write() as session:
-            for job_id in sweep(session, recover_leases=recover).delete_jobs:
+            done = sweep(session, recover_leases=recover)
+            for checkpoint in done.delete_checkpoints:
+                CheckpointRepository(session).purge(checkpoint.id)
+            for job_id in done.delete_jobs:
                 JobRepository(session).purge(job_id)
                 self.jobs.remove(job_id)
                 del self.seen[job_id]
@@ -153,6 +174,8 @@ class Life(RuleBasedStateMachine):
                     select(Attempt).where(Attempt.job_id == job.id, Attempt.state == AttemptState.ACTIVE)
                 ).all()
                 self._check(job, events, active)
+            for taken, _ in self.claims:
+                self._check_resume_points(session, taken)
         self.retried.clear()
 
     def _check(self, job: Job, events: Any, active: Any) -> None:
@@ -183,6 +206,15 @@ class Life(RuleBasedStateMachine):
             assert job.failure is not None
         assert job.retries <= job.max_attempts
         self.seen[job.id] = (job.state, job.fence, job.attempt, job.event_seq)
+
+    def _check_resume_points(self, session: Session, taken: Claim) -> None:
+        job = session.get(Job, taken.job_id)
+        if job is None or job.fence != taken.fence or job.state not in HELD:
+            return
+        rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)).all()
+        if not any(row.attempt == taken.attempt for row in rows):
+            whole = {(row.attempt, row.path) for row in rows if not row.deleting}
+            assert {(point.attempt, point.path) for point in taken.resume} <= whole
 
     def _ask(self, index: int, verb: str, *arguments: object) -> bool:
         job_id = self.jobs[index % len(self.jobs)]

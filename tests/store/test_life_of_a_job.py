@@ -618,6 +618,53 @@ class TestRetention:
                 repository.set_pinned(one, one.step == 2)
             assert [d.path for d in sweep(session).delete_checkpoints] == ["checkpoints/training-1"]
 
+    def test_what_an_attempt_may_go_on_from_stays_until_it_has_its_own(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1), scenes.checkpoint(4, 2))
+        end(database, taken, Outcome.stopped())
+        with database.write() as session:
+            repository = CheckpointRepository(session)
+            newest, oldest = repository.list(row(database, job_id)).items
+        again = take(database)
+
+        def refused() -> None:
+            with database.write() as session:
+                repository = CheckpointRepository(session)
+                repository.set_expires_at(oldest, database.now(session))
+                with pytest.raises(Conflict, match="may go on from") as caught:
+                    repository.request_delete(newest)
+                assert caught.value.code == "in_use"
+                assert sweep(session).delete_checkpoints == []
+
+        refused()
+        say(database, again, scenes.phase(1), scenes.progress(2, 3))
+        refused()
+        assert ask(database, job_id, "request_pause") is S.PAUSING
+        refused()
+        say(database, again, scenes.checkpoint(3, 3))
+        with database.write() as session:
+            CheckpointRepository(session).request_delete(newest)
+            assert {one.id for one in sweep(session).delete_checkpoints} == {newest.id, oldest.id}
+
+    def test_a_lost_attempt_and_a_fresh_start_need_no_checkpoint(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1), scenes.checkpoint(4, 2))
+        end(database, taken, Outcome.stopped())
+        with database.read() as session:
+            newest, oldest = CheckpointRepository(session).list(row(database, job_id)).items
+        take(database)
+        assert later(database, job_id, 31).requeued == [job_id]
+        with database.write() as session:
+            CheckpointRepository(session).request_delete(newest)
+            pass_time(session, job_id, 400)
+        again = take(database)
+        assert [point.step for point in again.resume] == [1], "what is being deleted is given to nobody"
+        end(database, again, scenes.failure("system"))
+        ask(database, job_id, "retry", RetryFrom.START)
+        assert take(database).resume == ()
+        with database.write() as session:
+            CheckpointRepository(session).request_delete(oldest)
+
 
 class TestLists:
     def test_pages_forward_and_back(self, database: Database) -> None:
