@@ -318,9 +318,7 @@ class TestCollected:
         assert len({len(row.response_ids) for row in rows}) > 2
         weights = [weight for row in rows for weight in row.weights_T.tolist()]
         logs = [
-            p - q
-            for row in rows
-            for p, q in zip(row.teacher_logp_T.tolist(), row.student_logp_T.tolist(), strict=True)
+            p - q for row in rows for p, q in zip(row.teacher_logp_T.tolist(), row.student_logp_T.tolist(), strict=True)
         ]
         effective = sum(weights) ** 2 / (len(weights) * sum(weight**2 for weight in weights))
         assert 0.0 < effective < 0.99 and health.effective_sample_size == pytest.approx(effective, rel=1e-5)
