@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from minillm_core.errors import UserError
+from minillm_core.evaluate.measure import Measurement
 from minillm_core.manifests import verify_folder
 from minillm_core.spec import RunContext, parse_event
 from minillm_core.train.stop import Stopped
-from tests.minillm_core.tiny_runs import losses, of_type, run_here, run_program, write_run
+from tests.minillm_core.tiny_runs import last_weights, losses, of_type, run_here, run_program, write_run
 
 METHODS = {
     "sft": {"type": "sft"},
@@ -30,6 +31,17 @@ METHODS = {
 
 def weights(folder):
     return load_file(folder / "student" / "model.safetensors")
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def assert_same_end(first, second):
+    """Of two runs: the last step's weights, and the student's, which may be those of an evaluation before."""
+    assert_same_weights(last_weights(first), last_weights(second))
+    assert_same_weights(weights(first), weights(second))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -55,8 +67,7 @@ def test_every_method_ends_with_a_student(tmp_path, name):
 def test_same_seed_same_student(tmp_path):
     for name in ("a", "b"):
         run_here(write_run(tmp_path / name))
-    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert_same_end(tmp_path / "a", tmp_path / "b")
 
 
 def test_corpus_loss_is_added(tmp_path):
@@ -101,6 +112,58 @@ def test_fine_tuning_phases_come_first_and_keep_their_best(tmp_path):
         assert validation[-1] < validation[0]
 
 
+def test_activation_checkpointing_changes_no_loss(tmp_path):
+    plain = run_here(write_run(tmp_path / "plain", training={"max_steps": 4}))
+    found = run_here(write_run(tmp_path / "saving", training={"max_steps": 4, "activation_checkpointing": True}))
+    assert losses(found) == pytest.approx(losses(plain), abs=1e-5)
+
+
+class TestChoice:
+    """The weights that a phase ends with are those of its best evaluation, not of its last."""
+
+    def given(self, monkeypatch, name, values):
+        """What the evaluations of a run find, one after the other."""
+        left = list(values)
+        monkeypatch.setattr(Measurement, name, lambda measurement, model: left.pop(0))
+        return left
+
+    def rouge_l(self, monkeypatch, *values):
+        return self.given(monkeypatch, "dev_rouge_l", [{"dev_rouge_l": value} for value in values])
+
+    def test_the_student_is_that_of_the_highest_dev_rouge_l(self, tmp_path, monkeypatch):
+        left = self.rouge_l(monkeypatch, 1.0, 5.0, 3.0, 5.0)
+        found = run_here(write_run(tmp_path / "six", training={"eval_every": 2}))
+        assert not left
+        phase = of_type(found, "student")[0]["report"]["details"]["phases"]["training"]
+        assert phase == {"steps": 6, "best_step": 2, "best_score": 5.0}
+        self.rouge_l(monkeypatch, 1.0, 5.0)
+        run_here(write_run(tmp_path / "two", training={"eval_every": 2, "max_steps": 2}))
+        assert_same_weights(weights(tmp_path / "six"), weights(tmp_path / "two"))
+
+    def test_a_training_that_only_makes_it_worse_exports_the_start(self, tmp_path, monkeypatch):
+        self.rouge_l(monkeypatch, 5.0, 4.0, 3.0, 2.0)
+        run_here(write_run(tmp_path, training={"eval_every": 2}))
+        teacher, student = load_file(tmp_path / "teacher" / "model.safetensors"), weights(tmp_path)
+        assert all(torch.equal(student[name], teacher[name]) for name in student if ".layers." not in name)
+
+    @pytest.mark.parametrize("phase", ["student_sft", "teacher_sft"])
+    def test_fine_tuning_ends_with_the_lowest_validation_loss(self, tmp_path, monkeypatch, phase):
+        """What follows makes nothing better, so that what is exported is what the phase left."""
+        sft = {"rows_per_step": 8, "learning_rate": 1e-3, "eval_every": 2, "schedule": "constant"}
+        for steps, validation in ((6, [3.0, 1.0, 2.0, 1.5]), (2, [3.0, 1.0])):
+            left = self.given(monkeypatch, "dev_loss", validation)
+            self.rouge_l(monkeypatch, 5.0, 4.0)
+            settings = {phase: {**sft, "max_steps": steps}, "max_steps": 1}
+            found = run_here(write_run(tmp_path / str(steps), training=settings))
+            assert not left
+            chosen = of_type(found, "student")[0]["report"]["details"]["phases"]
+            assert chosen[phase] == {"steps": steps, "best_step": 2, "best_score": -1.0}
+            assert chosen["training"]["best_step"] == 0
+        assert_same_weights(weights(tmp_path / "6"), weights(tmp_path / "2"))
+        teacher = load_file(tmp_path / "2" / "teacher" / "model.safetensors")
+        assert not torch.equal(weights(tmp_path / "2")["lm_head.weight"], teacher["lm_head.weight"])
+
+
 class TestResume:
     @pytest.mark.parametrize("looks", [2, 4, 5])
     @pytest.mark.parametrize("name", ["minillm", "kd", "gkd"])
@@ -111,8 +174,34 @@ class TestResume:
             run_here(cut, stop_after=looks)
         found = run_here(cut)
         assert losses(found) == losses(whole)
-        expected, actual = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-        assert all(torch.equal(expected[tensor], actual[tensor]) for tensor in expected)
+        assert_same_end(tmp_path / "whole", cut)
+
+    @pytest.mark.parametrize("looks", [3, 4])
+    def test_is_bit_equal_with_a_corpus(self, tmp_path, looks):
+        """The blocks go on where they stopped."""
+        for kind in ("whole", "cut"):
+            method = {**METHODS["minillm"], "kd_ratio": 0.5}
+            write_run(tmp_path / kind, method=method, pretrain_corpus={"file": "path:corpus.txt"})
+            sentences = [f"The baker repairs lantern {number} before sunrise." for number in range(600)]
+            (tmp_path / kind / "corpus.txt").write_text(" ".join(sentences))
+        whole = run_here(tmp_path / "whole")
+        with pytest.raises(Stopped):
+            run_here(tmp_path / "cut", stop_after=looks)
+        found = run_here(tmp_path / "cut")
+        assert losses(found) == losses(whole)
+        assert losses(found, "corpus_loss") == losses(whole, "corpus_loss")
+        assert_same_end(tmp_path / "whole", tmp_path / "cut")
+
+    def test_is_bit_equal_with_an_adapters_dropout(self, tmp_path):
+        """The random state goes on, too."""
+        settings = {"method": METHODS["kd"], "student": {"lora": {"rank": 4, "dropout": 0.5}}}
+        whole = run_here(write_run(tmp_path / "whole", **settings))
+        cut = write_run(tmp_path / "cut", **settings)
+        with pytest.raises(Stopped):
+            run_here(cut, stop_after=4)
+        torch.manual_seed(99)
+        assert losses(run_here(cut)) == losses(whole)
+        assert_same_end(tmp_path / "whole", cut)
 
     def test_in_another_folder_from_the_checkpoint_alone(self, tmp_path):
         sft = {"max_steps": 2, "rows_per_step": 8}
@@ -124,8 +213,7 @@ class TestResume:
         second = write_run(tmp_path / "second", training={"student_sft": sft})
         found = run_here(second, context=RunContext(attempt=2, resume_from=[str(path) for path in checkpoints]))
         assert losses(found) == losses(whole)[-len(losses(found)) :]
-        expected, actual = weights(tmp_path / "whole"), weights(second)
-        assert all(torch.equal(expected[tensor], actual[tensor]) for tensor in expected)
+        assert_same_end(tmp_path / "whole", second)
 
     def test_a_damaged_checkpoint_is_passed_over(self, tmp_path):
         folder = write_run(tmp_path, training={"save_every": 2})
@@ -147,6 +235,7 @@ class TestResume:
             run_here(cut, stop_after=2)
         assert len(list((cut / "kept").iterdir())) == 2
         assert losses(run_here(cut)) == losses(whole)
+        assert_same_end(tmp_path / "whole", cut)
 
 
 class TestCheckpoints:

@@ -10,15 +10,21 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
 
 from minillm_core.run import run_job
 from minillm_core.spec import EVENTS_FILE, SPEC_FILE, JobSpec, RunContext
 from minillm_core.train.distributed import Ranks
+from minillm_core.train.engine import Engine
 from minillm_core.train.events import EventLog
 from minillm_core.train.stop import StopFlag
 from tests.tiny_models import write_tiny_dataset, write_tiny_model
 
 ROOT = Path(__file__).parents[2]
+LAST_WEIGHTS = "last_weights.pt"
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -82,11 +88,26 @@ def run_here(folder: Path, *, stop_after: int | None = None, context: RunContext
     job = JobSpec.model_validate_json((folder / SPEC_FILE).read_text())
     ranks = Ranks.start()
     log = EventLog(folder, enabled=ranks.main)
+    finished = Engine.finished_model
+
+    def kept(engine: Engine) -> nn.Module:
+        model = finished(engine)
+        if ranks.main:
+            torch.save(model.state_dict(), folder / LAST_WEIGHTS)
+        return model
+
     try:
-        run_job(job, context or RunContext(), folder, ranks, log, StopAfter(stop_after))
+        with mock.patch.object(Engine, "finished_model", kept):
+            run_job(job, context or RunContext(), folder, ranks, log, StopAfter(stop_after))
     finally:
         log.close()
     return events(folder)
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What the last step of a run by :func:`run_here` left. The student has those of the best evaluation."""
+    weights: dict[str, torch.Tensor] = torch.load(folder / LAST_WEIGHTS, weights_only=True)
+    return weights
 
 
 def environment() -> dict[str, str]:
