@@ -56,6 +56,8 @@ class Claim:
     seed: int
     resume: tuple[ResumePoint, ...]
     """Resumable checkpoints of earlier attempts (and of the job forked from), newest first."""
+    forked: bool
+    """Whether it begins from another job's checkpoint, and so can never begin afresh."""
     lease_expires_at: dt.datetime
     seconds_to_deadline: float | None
     """Time left of `max_runtime_seconds` at the claim."""
@@ -73,7 +75,7 @@ class Desired:
     lease_expires_at: dt.datetime
     seconds_to_deadline: float | None
     pinned: frozenset[str]
-    """Checkpoints in the attempt's own run folder that must stay, as paths relative to it."""
+    """Checkpoints in the attempt's own run folder that must stay, as paths relative to it: pinned, or a fork's."""
 
 
 def claim(
@@ -150,6 +152,7 @@ def claim(
         spec=job.spec,
         seed=job.seed,
         resume=_resume_points(session, job),
+        forked=job.forked_from is not None,
         lease_expires_at=job.lease_expires_at,
         seconds_to_deadline=_seconds_until(job.deadline_at, now),
     )
@@ -180,7 +183,9 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired:
     )
     draining = session.scalar(select(Worker.draining).where(Worker.id == claim.worker_id))
     pinned = select(Checkpoint.path).where(
-        Checkpoint.job_id == claim.job_id, Checkpoint.attempt == claim.attempt, Checkpoint.pinned.is_(True)
+        Checkpoint.job_id == claim.job_id,
+        Checkpoint.attempt == claim.attempt,
+        or_(Checkpoint.pinned.is_(True), retention.fork_needs()),
     )
     return Desired(
         state=row.desired_state,

@@ -49,7 +49,7 @@ def expire(session: Session, now: dt.datetime) -> None:
         select(Checkpoint)
         .join(Job, Job.id == Checkpoint.job_id)
         .where(Checkpoint.expires_at <= now, Checkpoint.deleting.is_(False), Checkpoint.pinned.is_(False))
-        .where(~_fork_needs(), ~_attempt_needs())
+        .where(~fork_needs(), ~_attempt_needs())
         .limit(100)
         # The job's row too, so that nobody claims or forks it meanwhile.
         .with_for_update(skip_locked=True)
@@ -60,7 +60,7 @@ def expire(session: Session, now: dt.datetime) -> None:
 
 def needed_by_fork(session: Session, checkpoint_id: str) -> bool:
     """Whether a job that is not yet terminal begins from this checkpoint."""
-    return session.scalar(select(Checkpoint.id).where(Checkpoint.id == checkpoint_id, _fork_needs())) is not None
+    return session.scalar(select(Checkpoint.id).where(Checkpoint.id == checkpoint_id, fork_needs())) is not None
 
 
 def needed_by_attempt(session: Session, checkpoint_id: str) -> bool:
@@ -72,7 +72,8 @@ def needed_by_attempt(session: Session, checkpoint_id: str) -> bool:
     return session.scalar(statement.where(Checkpoint.id == checkpoint_id, _attempt_needs())) is not None
 
 
-def _fork_needs() -> ColumnElement[bool]:
+def fork_needs() -> ColumnElement[bool]:
+    """For a checkpoint: whether a job that is not yet terminal begins from it."""
     fork = aliased(Job)
     return select(fork.id).where(fork.forked_from == Checkpoint.id, fork.state.not_in(TERMINAL)).exists()
 

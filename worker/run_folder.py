@@ -22,7 +22,7 @@ from store.blobs import LocalBlobs
 from store.leases import Claim, ResumePoint
 from store.settings import Settings
 from worker.guardian import LIFELINE_FD
-from worker.manifests import ManifestError, verify
+from worker.manifests import ManifestError, Unreadable, verify
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ VERIFIED_CHECKPOINTS = 2
 
 
 class Unresolvable(Exception):
-    """Something that the spec names is not on this machine any more."""
+    """Something that the job needs is not on this machine any more."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -64,12 +64,15 @@ def prepare(
         run_dir.rename(run_dir.with_name(f"{run_dir.name}.before-{claim.attempt_id}"))
     run_dir.mkdir(parents=True)
     damaged: list[tuple[ResumePoint, ManifestError]] = []
+    good = _resumable(claim, settings, damaged, keep_going)
+    if claim.forked and not good and keep_going():
+        raise Unresolvable(_no_beginning(damaged))
     context = RunContext(
         job_id=claim.job_id,
         attempt=claim.attempt,
         models=_models(spec, settings, model_folder),
         files=_files(spec, settings),
-        resume_from=[str(path) for path in _resumable(claim, settings, damaged, keep_going)],
+        resume_from=[str(path) for path in good],
         hub_cache=os.environ.get("HF_HUB_CACHE"),
         hub_offline=settings.hub_offline or not settings.hub_enabled,
         lifeline_fd=LIFELINE_FD,
@@ -106,6 +109,20 @@ def _resumable(
         else:
             good.append(folder)
     return good
+
+
+def _no_beginning(damaged: list[tuple[ResumePoint, ManifestError]]) -> Failure:
+    """Why a fork cannot begin; from the start it would be another job than the one that was asked for."""
+    if not damaged:
+        message = "The checkpoint that this job begins from is gone"
+        return Failure(code="checkpoint_gone", category=FailureCategory.USER, message=message)
+    elsewhere = any(isinstance(error, Unreadable) for _, error in damaged)
+    return Failure(
+        code="checkpoint_unreadable",
+        category=FailureCategory.INFRASTRUCTURE if elsewhere else FailureCategory.SYSTEM,
+        message=f"The checkpoint that this job begins from cannot be used: {damaged[-1][1]}",
+        retryable=elsewhere,
+    )
 
 
 def _missing(code: str, message: str, param: str) -> Unresolvable:

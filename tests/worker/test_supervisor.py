@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from minillm_core.spec import PINNED_FILE
+from minillm_core.spec import PINNED_FILE, JobSpec
 from store.checkpoints import CheckpointRepository
+from store.jobs import JobRepository
 from store.sweep import sweep
 from store.tables import Checkpoint, Event, MetricPoint
 from store.vocabulary import AttemptState, JobState, Keep
-from tests.worker.conftest import Service, wait_until
+from tests.worker.conftest import OWNER, Service, wait_until
 
 
 class TestSuccess:
@@ -148,6 +149,60 @@ class TestResume:
         service.run()
         with service.database.read() as session:
             assert set(session.scalars(select(Checkpoint.resumable))) == {True}
+
+
+class TestFork:
+    def test_begins_from_the_checkpoint_and_never_afresh(self, service: Service) -> None:
+        """Deleted, damaged or unreadable: the job says so instead of training another student."""
+        origin = service.submit(steps="4")
+        service.run()
+        newest, oldest = _checkpoints(service, origin)
+        folder = service.settings.run_dir(origin, 1)
+        fine, gone, damaged, away = (_fork(service, origin, one) for one in (newest, oldest, newest, newest))
+        service.run()
+        context = json.loads((service.settings.run_dir(fine, 1) / "run.json").read_text())
+        assert context["resume_from"] == [str(folder / newest.path)]
+        assert service.state(fine) is JobState.SUCCEEDED
+        with service.database.write() as session:
+            session.delete(session.get_one(Checkpoint, oldest.id))
+        service.run()
+        state = folder / newest.path / "state.bin"
+        state.write_bytes(b"x" * state.stat().st_size)
+        service.run()
+        (folder / newest.path).rename(folder / "away")
+        service.run()
+        assert [_end(service, job) for job in (gone, damaged, away)] == [
+            (JobState.FAILED, "checkpoint_gone"),
+            (JobState.FAILED, "checkpoint_unreadable"),
+            (JobState.QUEUED, "checkpoint_unreadable"),
+        ]
+
+    def test_the_trainer_of_the_origin_is_told_to_keep_it(self, service: Service) -> None:
+        origin = service.submit(steps="1000", delay="0.05")
+        thread = service.run_aside()
+        told = service.settings.run_dir(origin, 1) / PINNED_FILE
+        wait_until(lambda: _checkpoints(service, origin))
+        chosen = _checkpoints(service, origin)[-1]
+        fork = _fork(service, origin, chosen)
+        wait_until(lambda: told.exists() and json.loads(told.read_text()) == [Path(chosen.path).name], 10.0)
+        service.do(fork, "request_cancel")
+        wait_until(lambda: json.loads(told.read_text()) == [], 10.0)
+        service.do(origin, "request_cancel", keep=Keep.NONE)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def _fork(service: Service, origin: str, checkpoint: Checkpoint) -> str:
+    with service.database.write() as session:
+        repository = JobRepository(session)
+        spec = JobSpec.model_validate_json(repository.get(OWNER, origin).spec)
+        row = session.get_one(Checkpoint, checkpoint.id)
+        return repository.create(owner_id=OWNER, spec=spec, forked_from=row).id
+
+
+def _end(service: Service, job_id: str) -> tuple[JobState, str | None]:
+    job = service.job(job_id)
+    return job.state, (job.failure or {}).get("code")
 
 
 class TestWhatTheUserWants:
