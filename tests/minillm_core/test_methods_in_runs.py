@@ -124,6 +124,11 @@ class TestCorpus:
         (folder / "corpus.txt").write_text("The baker repairs the lantern before sunrise. " * 100)
         assert losses(run_here(folder), "corpus_loss")[0] > 3.0
 
+    @pytest.mark.parametrize("method", [{"type": "kd"}, {"type": "gkd"}, {"type": "minillm", "lm_coef": 0}])
+    def test_refused_where_it_would_not_be_used(self, method):
+        with pytest.raises(ValidationError, match="pretrain_corpus would not be used"):
+            JobSpec.model_validate(tiny_spec(method=method, pretrain_corpus={"file": "path:corpus.txt"}))
+
 
 class TestAdapterDropout:
     @pytest.mark.parametrize(("method", "same"), [("minillm", True), ("sft", False)])

@@ -94,6 +94,12 @@ def test_lora_student_is_merged_and_only_the_adapter_moves(tmp_path):
     assert not torch.equal(
         state["model.layers.0.self_attn.q_proj.weight"], teacher["model.layers.0.self_attn.q_proj.weight"]
     )
+    for name, tensor in last_weights(tmp_path).items():
+        if "lora_B" in name:
+            assert tensor.any(), name
+        elif "lora_A" not in name:
+            plain = name.removeprefix("base_model.model.").replace(".base_layer", "").replace("layers.1", "layers.3")
+            assert torch.equal(tensor, teacher[plain]), name
 
 
 def test_bfloat16_and_activation_checkpointing(tmp_path):

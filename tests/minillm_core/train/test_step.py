@@ -11,6 +11,7 @@ import torch
 
 from minillm_core.data.batching import pad_rows
 from minillm_core.models.families import hidden_states
+from minillm_core.models.pruning import prune_layers
 from minillm_core.objectives.divergences import KINDS, divergence
 from minillm_core.objectives.policy_gradient import importance_weights
 from minillm_core.spec import JobSpec
@@ -195,6 +196,25 @@ def test_two_ranks_have_the_gradient_of_one(tmp_path):
         rows = bench.make_round(models, method, bench.make_rows()).next_rows()
         blocks = corpus() if name == "reference" else None
         bench.assert_same(found[name], bench.step_gradient(models, method, rows, blocks=blocks))
+
+
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn(tmp_path):
+    """Sampled from the mixture, weighted, and through both parts: zero up to float32's rounding."""
+    different = bench.make_models(tmp_path)
+    models = bench.Models(different.teacher, prune_layers(different.teacher, 4).requires_grad_(True))
+    recipe = {"type": "minillm", "recipe": "paper", "rollouts_per_round": 8}
+    method = resolve_method(JobSpec.model_validate(tiny_spec(method=recipe)))
+    sizes = []
+    for pair in (models, different):
+        rows = bench.make_round(pair, method, bench.make_rows()).next_rows()
+        metrics, gradient = bench.step_gradient(pair, method, rows)
+        sizes.append(max(float(tensor.abs().max()) for tensor in gradient.values()))
+        if pair is models:
+            assert all(abs(metrics[name]) < 1e-5 for name in ("long_loss", "single_step_loss", "reverse_kl"))
+            for row in rows:
+                torch.testing.assert_close(row.weights_T, torch.ones_like(row.weights_T), rtol=0, atol=1e-4)
+        pair.engine.close()
+    assert sizes[0] < 1e-3 * sizes[1]
 
 
 class TestOddRows:
