@@ -15,6 +15,7 @@ Axes: N tokens that count, of all rows joined; D hidden width (of the model name
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -141,6 +142,7 @@ def policy_loss_from_hidden(
     advantages_N: Tensor,
     weights_N: Tensor,
     cliprange: float | None,
+    clip_sign: Literal["signed", "unsigned"] = "signed",
     single_step: bool = True,
     single_step_weights_N: Tensor | None = None,
     long_part: bool = True,
@@ -160,6 +162,7 @@ def policy_loss_from_hidden(
         advantages_N: rewards to go, whitened or not.
         weights_N: importance weights, which multiply the ratio inside the clip.
         cliprange: half width of the clip around 1; None for no clip.
+        clip_sign: see :func:`~minillm_core.objectives.policy_gradient.surrogate_terms`.
         single_step: whether the reverse KL at each position is part of the loss.
         single_step_weights_N: its factor at each token; None for 1.
         long_part: whether the clipped surrogate is part of the loss.
@@ -178,7 +181,12 @@ def policy_loss_from_hidden(
 
     def surrogate(logp_R: Tensor, place: slice) -> tuple[Tensor, Tensor]:
         losses_R, held_R = surrogate_terms(
-            logp_R, old_logp_N[place], advantages_N[place], weights_N[place], cliprange=cliprange
+            logp_R,
+            old_logp_N[place],
+            advantages_N[place],
+            weights_N[place],
+            cliprange=cliprange,
+            clip_sign=clip_sign,
         )
         held_N[place] = held_R
         if not long_part:

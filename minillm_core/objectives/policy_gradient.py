@@ -172,13 +172,20 @@ def importance_weights(student_logp_BT: Tensor, teacher_logp_BT: Tensor, *, alph
 
 
 def surrogate_terms(
-    logp: Tensor, old_logp: Tensor, advantages: Tensor, weights: Tensor, *, cliprange: float | None
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    cliprange: float | None,
+    clip_sign: Literal["signed", "unsigned"] = "signed",
 ) -> tuple[Tensor, Tensor]:
     """Loss of each token and where the clip holds it (all tensors of one shape).
 
     With ``rho = weight * exp(logp - old_logp)`` the loss is
-    ``max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange))``. Where the clip holds, the loss
-    does not depend on ``logp``; elsewhere its derivative by ``logp`` is the loss itself.
+    ``max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange))``, or without the sign, as the paper
+    writes it, ``-A min(rho, clip(rho, 1 - cliprange, 1 + cliprange))``. Where the clip holds, the
+    loss does not depend on ``logp``; elsewhere its derivative by ``logp`` is the loss itself.
 
     Returns:
         The losses, differentiable by ``logp`` alone, and a boolean tensor.
@@ -189,7 +196,10 @@ def surrogate_terms(
     if cliprange is None:
         return losses, torch.zeros_like(losses, dtype=torch.bool)
     low, high = 1.0 - cliprange, 1.0 + cliprange
-    held = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
+    if clip_sign == "signed":
+        held = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
+    else:
+        held = ratio > high
     return torch.where(held, -advantages * ratio.detach().clamp(low, high), losses), held
 
 
@@ -201,6 +211,7 @@ def clipped_surrogate(
     mask_BT: Tensor,
     *,
     cliprange: float | None,
+    clip_sign: Literal["signed", "unsigned"] = "signed",
 ) -> Tensor:
     """Long part of the loss: the PPO surrogate with the importance weight inside the clip, summed.
 
@@ -211,11 +222,12 @@ def clipped_surrogate(
         weights_BT: as :func:`importance_weights` gives them.
         mask_BT: true where a token counts.
         cliprange: half width of the clip around 1; None for no clip.
+        clip_sign: see :func:`surrogate_terms`.
 
     Returns:
         A scalar: minus the surrogate objective summed over the tokens that count.
     """
     mask = mask_BT.bool()
     zero_where_masked = [torch.where(mask, _wide(x), 0.0) for x in (logp_BT, old_logp_BT, advantages_BT, weights_BT)]
-    losses, _ = surrogate_terms(*zero_where_masked, cliprange=cliprange)
+    losses, _ = surrogate_terms(*zero_where_masked, cliprange=cliprange, clip_sign=clip_sign)
     return losses.sum()

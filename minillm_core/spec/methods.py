@@ -81,8 +81,12 @@ class MiniLLM(_Sampling):
     cliprange: float | None = Field(None, gt=0, lt=1)
     clip: bool | None = None
     """Whether the surrogate is clipped at `1 +- cliprange`."""
+    clip_sign: Literal["signed", "unsigned"] | None = None
+    """Whether the clip heeds the advantage's sign, as in PPO, or takes the smaller ratio, as the paper writes it."""
     reward_scale: float | None = Field(None, gt=0)
     reward_clip: float | None = Field(None, gt=0)
+    reward_baseline: float | None = None
+    """Taken from every reward-to-go; 1 gives the factor `R_t - 1` of the paper's undecomposed gradient."""
     reward_start: Literal["next", "current"] | None = None
     gamma: float | None = Field(None, ge=0, le=1)
     length_norm: bool | None = None
@@ -115,8 +119,10 @@ class ResolvedMiniLLM(Strict):
     inner_epochs: int
     cliprange: float
     clip: bool
+    clip_sign: Literal["signed", "unsigned"]
     reward_scale: float
     reward_clip: float | None
+    reward_baseline: float
     reward_start: Literal["next", "current"]
     gamma: float
     length_norm: bool
@@ -137,8 +143,10 @@ _PAPER: dict[str, Any] = {
     "inner_epochs": 4,
     "cliprange": 0.2,
     "clip": True,
+    "clip_sign": "unsigned",
     "reward_scale": 1.0,
     "reward_clip": None,
+    "reward_baseline": 0.0,
     "reward_start": "next",
     "gamma": 1.0,
     "length_norm": True,
@@ -152,9 +160,10 @@ _PAPER: dict[str, Any] = {
 
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": _PAPER,
-    "default": {**_PAPER, "whitening": "masked"},
+    "default": {**_PAPER, "clip_sign": "signed", "whitening": "masked"},
     "reference": {
         **_PAPER,
+        "clip_sign": "signed",
         "reward_scale": 0.5,
         "reward_clip": 100.0,
         "reward_start": "current",

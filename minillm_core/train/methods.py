@@ -17,8 +17,10 @@ class PolicyTerms:
     """The MiniLLM loss on rollouts (paper equation 7)."""
 
     cliprange: float | None
+    clip_sign: Literal["signed", "unsigned"]
     reward_scale: float
     reward_clip: float | None
+    reward_baseline: float
     reward_start: Literal["next", "current"]
     gamma: float
     length_norm: bool
@@ -122,8 +124,10 @@ def _minillm(settings: ResolvedMiniLLM) -> Method:
         inner_epochs=settings.inner_epochs,
         policy=PolicyTerms(
             cliprange=settings.cliprange if settings.clip else None,
+            clip_sign=settings.clip_sign,
             reward_scale=settings.reward_scale,
             reward_clip=settings.reward_clip,
+            reward_baseline=settings.reward_baseline,
             reward_start=settings.reward_start,
             gamma=settings.gamma,
             length_norm=settings.length_norm,

@@ -136,7 +136,7 @@ def _assess(
             rewards_BT, mask_BT, gamma=policy.gamma, start=policy.reward_start, length_norm=policy.length_norm
         )
         for index, row in enumerate(rows):
-            row.returns_T = returns_BT[index, : lengths[index]].clone()
+            row.returns_T = returns_BT[index, : lengths[index]] - policy.reward_baseline
             row.weights_T = weights_BT[index, : lengths[index]].clone()
     difference = (teacher_BT - student_BT)[mask_BT].double()
     weight = weights_BT[mask_BT].double()

@@ -122,6 +122,7 @@ class StudentModule(nn.Module):
             advantages_N=batch.advantages_N,
             weights_N=batch.weights_N,
             cliprange=policy.cliprange,
+            clip_sign=policy.clip_sign,
             single_step=policy.single_step,
             single_step_weights_N=batch.weights_N if policy.single_step_weighted else None,
             long_part=policy.long_part,

@@ -104,6 +104,7 @@ class World:
         long_part: bool = True,
         single_step: bool = True,
         start: str = "next",
+        baseline: float = 0.0,
     ) -> Tensor:
         """Gradient of the MiniLLM loss of the given responses, each times its factor.
 
@@ -114,7 +115,8 @@ class World:
         rewards_ST = token_rewards(teacher_ST, student_ST, mask_ST)
         if reward_weights_ST is not None:
             rewards_ST = rewards_ST * reward_weights_ST[rows_S]
-        advantages_ST = rewards_to_go(rewards_ST, mask_ST, start=start, length_norm=False) * factors_S[:, None]
+        returns_ST = rewards_to_go(rewards_ST, mask_ST, start=start, length_norm=False) - baseline
+        advantages_ST = returns_ST * factors_S[:, None]
         terms = policy_loss_from_hidden(
             self.student(ids_ST)[mask_ST],
             Head(self.student.output),

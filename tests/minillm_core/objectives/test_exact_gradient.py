@@ -54,6 +54,17 @@ def test_starting_at_the_current_token_counts_its_reward_twice():
     torch.testing.assert_close(both, exact + single, rtol=1e-10, atol=1e-12)
 
 
+def test_a_baseline_changes_no_expectation():
+    """The paper's factor R_t - 1 of the undecomposed gradient: the long part from t, one taken from each sum."""
+    world = World()
+    ones = torch.ones_like(world.student_logp_ST)
+    options = {"long_weights_ST": ones, "single_weights_ST": ones, "baseline": 1.0}
+    q, exact = world.probability(0.0), world.exact_gradient()
+    undecomposed = world.gradient(ALL, q, start="current", single_step=False, **options)
+    torch.testing.assert_close(undecomposed, exact, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(world.gradient(ALL, q, **options), exact, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("alpha", [0.2, 0.5])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_exact_weights_are_unbiased(alpha, seed):

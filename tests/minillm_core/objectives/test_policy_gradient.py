@@ -255,8 +255,9 @@ def surrogate_inputs(seed=0, dtype=torch.float64):
 
 class TestClippedSurrogate:
     @pytest.mark.parametrize("cliprange", [0.2, 0.05, None])
+    @pytest.mark.parametrize("clip_sign", ["signed", "unsigned"])
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-    def test_parity(self, cliprange, dtype):
+    def test_parity(self, cliprange, clip_sign, dtype):
         logp, old, advantages, weights, mask = surrogate_inputs(dtype=dtype)
         total, slopes, held = 0.0, torch.zeros(logp.shape, dtype=torch.float64), 0
         for b, t in mask.nonzero().tolist():
@@ -264,12 +265,18 @@ class TestClippedSurrogate:
             ratio = w * math.exp(logp[b, t].item() - old[b, t].item())
             plain = -a * ratio
             clipped = plain if cliprange is None else -a * min(max(ratio, 1 - cliprange), 1 + cliprange)
-            total += max(plain, clipped)
-            if plain >= clipped:
+            if clip_sign == "unsigned" and cliprange is not None:
+                # The smaller ratio, whatever the advantage: only the upper bound ever holds.
+                clipped = -a * min(ratio, 1 + cliprange)
+                holds = ratio > 1 + cliprange
+            else:
+                holds = clipped > plain
+            total += clipped if holds else plain
+            if not holds:
                 slopes[b, t] = plain
             else:
                 held += 1
-        got = clipped_surrogate(logp, old, advantages, weights, mask, cliprange=cliprange)
+        got = clipped_surrogate(logp, old, advantages, weights, mask, cliprange=cliprange, clip_sign=clip_sign)
         assert got.item() == pytest.approx(total, abs=PARITY)
         close(torch.autograd.grad(got, logp)[0], slopes)
         assert (held > 3) == (cliprange is not None)

@@ -1,0 +1,6 @@
+"""What the service costs and what it withstands: ``python -m benchmarks.NAME``, the last line is one JSON object."""
+
+import os
+
+# As the trainer does for itself, before torch is loaded; the peers' processes inherit it.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
