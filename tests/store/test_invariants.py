@@ -19,7 +19,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -39,6 +38,24 @@ from store.vocabulary import HELD, AttemptState, Keep, RetryFrom
 from tests.store import scenes
 
 INDEX = st.integers(0, 7)
+STEP = st.integers(1, 10)
+SWEEP = st.sampled_from([True, True, None, False])
+ENDS = ["success", "stopped", "user", "system", "infrastructure", "oom", "limit"]
+ACTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "create": {"attempts": st.integers(1, 3), "runtime": st.sampled_from([None, 50]), "priority": st.integers(0, 1)},
+    "ask": {"index": INDEX, "verb": st.sampled_from(["request_pause", "resume", "request_delete"])},
+    "cancel": {"index": INDEX, "keep": st.sampled_from(Keep)},
+    "retry": {"index": INDEX, "start": st.sampled_from(RetryFrom)},
+    "drop_checkpoints": {"index": INDEX, "at_once": st.booleans()},
+    "claim": {},
+    "record": {"index": INDEX, "kind": st.sampled_from(["progress", "checkpoint", "student"]), "step": STEP},
+    "renew": {"index": INDEX},
+    "finish": {"index": INDEX, "how": st.sampled_from(ENDS)},
+    "hand_over": {"index": INDEX, "step": STEP},
+    "sweep": {"recover": st.booleans()},
+    "pass_time": {"seconds": st.sampled_from([31.0, 400.0, 10.0]), "index": INDEX, "recover": SWEEP},
+}
+OF_HOLDERS = {"record", "renew", "finish", "hand_over"}
 
 
 class Life(RuleBasedStateMachine):
@@ -50,6 +67,7 @@ class Life(RuleBasedStateMachine):
         self.claims: list[tuple[Claim, int]] = []
         self.seen: dict[str, tuple[JobState, int, int, int]] = {}
         self.retried: set[str] = set()
+        self.saved: set[str] = set()
         with self.database.write() as session:
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(delete(table))
@@ -58,45 +76,46 @@ class Life(RuleBasedStateMachine):
     def first(self) -> None:
         self.create(2, None, 0)
 
+    @rule(action=st.sampled_from(sorted(ACTIONS)), data=st.data())
+    def act(self, action: str, data: st.DataObject) -> None:
+        """One rule for all: of many, each example would be without a random half, and few jobs would ever run."""
+        if action in OF_HOLDERS and (not self.claims or data.draw(st.booleans(), label="claims first")):
+            self.claim()
+            if not self.claims:
+                return
+        drawn = {name: data.draw(strategy, label=name) for name, strategy in ACTIONS[action].items()}
+        getattr(self, action)(**drawn)
+
     # -- users -------------------------------------------------------------------------------
 
-    @rule(attempts=st.integers(1, 3), runtime=st.sampled_from([None, 50]), priority=st.integers(0, 1))
     def create(self, attempts: int, runtime: int | None, priority: int) -> None:
-        if len(self.jobs) < 3:
+        if sum(state not in TERMINAL for state, *_ in self.seen.values()) < 3:
             scheduling = {"max_attempts": attempts, "max_runtime_seconds": runtime, "priority": priority}
             self.jobs.append(scenes.make_job(self.database, scheduling=scheduling))
 
-    @rule(index=INDEX, verb=st.sampled_from(["request_pause", "resume", "request_delete"]))
     def ask(self, index: int, verb: str) -> None:
         self._ask(index, verb)
 
-    @rule(index=INDEX, keep=st.sampled_from(Keep))
     def cancel(self, index: int, keep: Keep) -> None:
         self._ask(index, "request_cancel", keep)
 
-    @rule(index=INDEX, start=st.sampled_from(RetryFrom))
     def retry(self, index: int, start: RetryFrom) -> None:
-        job_id = self.jobs[index % len(self.jobs)]
+        job_id = self._job(index)
         if self._ask(index, "retry", start):
             self.retried.add(job_id)
 
-    @rule(index=INDEX, which=INDEX, at_once=st.booleans())
-    def drop_checkpoint(self, index: int, which: int, at_once: bool) -> None:
-        """Delete one, or let the next sweep find that it has expired."""
+    def drop_checkpoints(self, index: int, at_once: bool) -> None:
+        """Delete all of a job, or let the next sweep find that they have expired."""
         with self.database.write() as session:
             repository = CheckpointRepository(session)
-            rows = repository.list(session.get_one(Job, self.jobs[index % len(self.jobs)])).items
-            if not rows:
-                return
-            row = rows[which % len(rows)]
-            repository.set_expires_at(row, self.database.now(session))
-            if at_once:
-                with contextlib.suppress(Conflict):
-                    repository.request_delete(row)
+            for row in repository.list(session.get_one(Job, self._job(index))).items:
+                repository.set_expires_at(row, self.database.now(session))
+                if at_once:
+                    with contextlib.suppress(Conflict):
+                        repository.request_delete(row)
 
     # -- holders, stale ones among them --------------------------------------------------------
 
-    @rule()
     def claim(self) -> None:
         with self.database.write() as session:
             taken = claim(session, "wrk_a", "host", 1, 30.0)
@@ -104,10 +123,8 @@ class Life(RuleBasedStateMachine):
             assert taken.fence > self.seen[taken.job_id][1]
             self.claims.append((taken, 0))
 
-    @precondition(lambda self: self.claims)
-    @rule(index=INDEX, kind=st.sampled_from(["progress", "checkpoint", "student"]), step=st.integers(1, 10))
     def record(self, index: int, kind: str, step: int) -> None:
-        index %= len(self.claims)
+        index = self._newest_first(index)
         taken, seq = self.claims[index]
         made: dict[str, Any] = {
             "progress": lambda: scenes.progress(seq + 1, step),
@@ -116,17 +133,15 @@ class Life(RuleBasedStateMachine):
         }
         if self._as_holder(taken, lambda session: record(session, taken, [made[kind]()])):
             self.claims[index] = (taken, seq + 1)
+            if kind == "checkpoint":
+                self.saved.add(taken.attempt_id)
 
-    @precondition(lambda self: self.claims)
-    @rule(index=INDEX)
     def renew(self, index: int) -> None:
-        taken, _ = self.claims[index % len(self.claims)]
+        taken, _ = self.claims[self._newest_first(index)]
         self._as_holder(taken, lambda session: renew(session, taken, 30.0))
 
-    @precondition(lambda self: self.claims)
-    @rule(index=INDEX, how=st.sampled_from(["success", "stopped", "user", "system", "infrastructure", "oom", "limit"]))
     def finish(self, index: int, how: str) -> None:
-        taken, seq = self.claims[index % len(self.claims)]
+        taken, seq = self.claims[self._newest_first(index)]
         outcomes = {
             "success": scenes.success(),
             "stopped": Outcome.stopped(exit_code=75),
@@ -141,9 +156,14 @@ class Life(RuleBasedStateMachine):
 
         self._as_holder(taken, end)
 
+    def hand_over(self, index: int, step: int) -> None:
+        """A worker saves and gives its job back, and somebody takes the next."""
+        self.record(index, "checkpoint", step)
+        self.finish(index, "stopped")
+        self.claim()
+
     # -- the sweeper and the clock -------------------------------------------------------------
 
-    @rule(recover=st.booleans())
     def sweep(self, recover: bool) -> None:
         with self.database.write() as session:
             done = sweep(session, recover_leases=recover)
@@ -156,10 +176,12 @@ class Life(RuleBasedStateMachine):
         if not self.jobs:
             self.create(2, None, 0)
 
-    @rule(seconds=st.sampled_from([10.0, 31.0, 400.0]), index=INDEX)
-    def pass_time(self, seconds: float, index: int) -> None:
+    def pass_time(self, seconds: float, index: int, recover: bool | None) -> None:
+        """``recover``: of the sweep that follows; None is no sweep."""
         with self.database.write() as session:
-            scenes.pass_time(session, self.jobs[index % len(self.jobs)], seconds)
+            scenes.pass_time(session, self._job(index), seconds)
+        if recover is not None:
+            self.sweep(recover)
 
     # -- what always holds ---------------------------------------------------------------------
 
@@ -209,15 +231,21 @@ class Life(RuleBasedStateMachine):
 
     def _check_resume_points(self, session: Session, taken: Claim) -> None:
         job = session.get(Job, taken.job_id)
-        if job is None or job.fence != taken.fence or job.state not in HELD:
+        if job is None or job.fence != taken.fence or job.state not in HELD or taken.attempt_id in self.saved:
             return
-        rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)).all()
-        if not any(row.attempt == taken.attempt for row in rows):
-            whole = {(row.attempt, row.path) for row in rows if not row.deleting}
-            assert {(point.attempt, point.path) for point in taken.resume} <= whole
+        whole = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.deleting.is_(False))
+        left = {(row.attempt, row.path) for row in session.scalars(whole)}
+        assert {(point.attempt, point.path) for point in taken.resume} <= left
+
+    def _job(self, index: int) -> str:
+        return self.jobs[len(self.jobs) - 1 - index % len(self.jobs)]
+
+    def _newest_first(self, index: int) -> int:
+        """Which claim: small numbers come often, and most old claims are stale."""
+        return len(self.claims) - 1 - index % len(self.claims)
 
     def _ask(self, index: int, verb: str, *arguments: object) -> bool:
-        job_id = self.jobs[index % len(self.jobs)]
+        job_id = self._job(index)
         try:
             with self.database.write() as session:
                 repository = JobRepository(session)
@@ -248,7 +276,7 @@ def _run(database: Database, examples: int) -> None:
         machine,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=30,
+            stateful_step_count=50,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
@@ -258,7 +286,7 @@ def _run(database: Database, examples: int) -> None:
 
 
 def test_invariants(database: Database) -> None:
-    _run(database, 25 if database.dialect == "sqlite" else 12)
+    _run(database, 40 if database.dialect == "sqlite" else 15)
 
 
 @pytest.mark.slow
