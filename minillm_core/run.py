@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from minillm_core.data.dataset import TokenizedRow
+from minillm_core.errors import SystemFault
 from minillm_core.evaluate.measure import Measured, Subject
 from minillm_core.evaluate.report import build_report, sample_answers_of
 from minillm_core.export.card import RunFacts, Sample
@@ -75,6 +76,8 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     if found is not None:
         state, round_, random = checkpoints.load(found)
         resumed = Resumed(found, state.phase, round_, random)
+    elif context.forked:
+        raise SystemFault("checkpoint_unreadable", "no checkpoint verifies of those that the job could begin from")
     run = Run(
         job=job,
         ranks=ranks,

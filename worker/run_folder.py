@@ -73,6 +73,7 @@ def prepare(
         models=_models(spec, settings, model_folder),
         files=_files(spec, settings),
         resume_from=[str(path) for path in good],
+        forked=claim.forked,
         hub_cache=os.environ.get("HF_HUB_CACHE"),
         hub_offline=settings.hub_offline or not settings.hub_enabled,
         lifeline_fd=LIFELINE_FD,

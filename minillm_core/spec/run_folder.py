@@ -36,6 +36,8 @@ class RunContext(Strict):
     """File reference -> path."""
     resume_from: list[str] = Field(default_factory=list)
     """Checkpoint folders of earlier attempts, newest first; the first that verifies is used."""
+    forked: bool = False
+    """Whether the job began from another job's checkpoint: it never begins afresh."""
     hub_cache: str | None = None
     hub_offline: bool = False
     lifeline_fd: int | None = None

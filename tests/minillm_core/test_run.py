@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from minillm_core.errors import UserError
+from minillm_core.errors import SystemFault, UserError
 from minillm_core.evaluate.measure import Measurement
 from minillm_core.manifests import verify_folder
 from minillm_core.spec import RunContext, parse_event
@@ -231,6 +231,16 @@ class TestResume:
         found = run_here(folder)
         assert [event["code"] for event in of_type(found, "message")].count("checkpoint_damaged") == 1
         assert of_type(found, "student")
+
+    def test_a_fork_never_begins_afresh(self, tmp_path):
+        damaged = tmp_path / "elsewhere" / "step-00000002"
+        damaged.mkdir(parents=True)
+        context = RunContext(resume_from=[str(damaged)], forked=True)
+        folder = write_run(tmp_path / "fork")
+        with pytest.raises(SystemFault, match="no checkpoint verifies") as caught:
+            run_here(folder, context=context)
+        assert caught.value.code == "checkpoint_unreadable"
+        assert of_type(run_here(folder, context=context.model_copy(update={"forked": False})), "student")
 
     def test_sampled_teacher_responses_survive(self, tmp_path, monkeypatch):
         monkeypatch.setattr("minillm_core.train.teacher_responses.BLOCK_ROWS", 8)
