@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import platform
+import re
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from minillm_core.models.gguf import convert, find_in_wheel
 from minillm_core.spec import SPEC_FILE
@@ -25,6 +29,24 @@ METHODS: dict[str, dict[str, Any]] = {
     "gkd": {"type": "gkd", "on_policy_fraction": 0.5, "rollouts_per_round": 8},
     "minillm": {"type": "minillm", "rollouts_per_round": 8, "inner_epochs": 2},
 }
+
+SAMPLED = ("gkd", "minillm")
+"""Methods whose losses hang on the processor: a sum rounded otherwise makes the student draw another token."""
+
+
+def processor() -> str:
+    """The kind of processor, by what decides which products are computed and in which order."""
+    told = Path("/proc/cpuinfo")
+    text = told.read_text() if told.exists() else ""
+    fields = dict(re.findall(r"^(vendor_id|cpu family)\s*: (.*)$", text, re.MULTILINE))
+    words = (fields.get("vendor_id", platform.machine()), fields.get("cpu family"))
+    return " ".join([*filter(None, words), torch.backends.cpu.get_cpu_capability()])
+
+
+def recorded_losses(name: str) -> list[float] | None:
+    """What was recorded; None where the draws of this kind of processor were not."""
+    recorded = json.loads(RECORD.read_text()).get(name)
+    return recorded.get(processor()) if isinstance(recorded, dict) else recorded
 
 
 def real_teacher() -> Path:

@@ -23,9 +23,13 @@ def main() -> None:
     for name in methods:
         with tempfile.TemporaryDirectory() as folder:
             found = real_runs.real_losses(Path(folder) / name, name)
-        before = recorded.get(name)
-        recorded[name] = [round(value, 6) for value in found]
-        print(f"{name}: {recorded[name]}" + (f" (before: {before})" if before not in (None, recorded[name]) else ""))
+        rounded = [round(value, 6) for value in found]
+        place, key = (recorded, name)
+        if name in real_runs.SAMPLED:
+            place, key = recorded.setdefault(name, {}), real_runs.processor()
+        before = place.get(key)
+        place[key] = rounded
+        print(f"{name}: {rounded}" + (f" (before: {before})" if before not in (None, rounded) else ""))
         real_runs.RECORD.parent.mkdir(exist_ok=True)
         real_runs.RECORD.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
 

@@ -100,9 +100,11 @@ def test_a_disk_that_fills_while_it_saves_leaves_nothing_half_written(
     folder = write_run(small_disk / "run", method={"type": "sft"}, training=steps)
     program = start(folder, started)
     until_event(folder, "checkpoint", program)
-    # Room for some lines of events, not for a checkpoint.
+    # Room for some lines of events, not for a checkpoint; it writes nothing while that is measured and taken.
+    program.send_signal(signal.SIGSTOP)
     with (small_disk / "ballast").open("wb") as ballast:
         os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(small_disk).free - (256 << 10))
+    program.send_signal(signal.SIGCONT)
     assert program.wait(PATIENCE) == ExitCode.INTERNAL_ERROR, (folder / "output.log").read_text()[-3000:]
     said = of_type(events_so_far(folder), "failure")[-1]["failure"]
     assert isinstance(said, dict)
