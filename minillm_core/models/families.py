@@ -93,11 +93,6 @@ def layers_name(model: nn.Module) -> str:
     raise ValueError(f"no stack of {count} layers in {type(inner).__name__}")
 
 
-def hidden_size(model: nn.Module) -> int:
-    """D: the width that the head takes (in OPT not always that of the layers)."""
-    return output_head(model).weight_VD.shape[1]
-
-
 def vocab_size(model: nn.Module) -> int:
     """V: rows of the head, padding included."""
     return output_head(model).weight_VD.shape[0]

@@ -47,7 +47,7 @@ def test_decoder_and_head_are_the_model(model: PreTrainedModel) -> None:
         assert torch.equal(head.logits(hidden_BTD), logits_BTV)
         cut_BTV = head.cut(384).logits(hidden_BTD)
     torch.testing.assert_close(cut_BTV, logits_BTV[..., :384], rtol=0, atol=TOLERANCE)
-    assert hidden_BTD.shape[-1] == families.hidden_size(model)
+    assert hidden_BTD.shape[-1] == families.output_head(model).weight_VD.shape[1]
     assert logits_BTV.shape[-1] == families.vocab_size(model) == 400
 
 
@@ -78,7 +78,7 @@ def test_softcap_bends_the_logits(tmp_path: Path) -> None:
     model = load_causal_lm(write_tiny_model(tmp_path / "m", "gemma2", scale=3.0), torch.float32)
     head = families.output_head(model)
     assert head.softcap == 2.0
-    hidden_ND = torch.randn(5, families.hidden_size(model)) * 4
+    hidden_ND = torch.randn(5, families.output_head(model).weight_VD.shape[1]) * 4
     assert (head.logits(hidden_ND) - head._replace(softcap=None).logits(hidden_ND)).abs().max() > 0.5
     assert model.config._attn_implementation == "eager"
 
