@@ -145,7 +145,7 @@ class Checkpoints:
             # Looked at before the half-written folder is gone.
             fault = disk_fault(error, "the checkpoint", self._folder)
             if self._ranks.main:
-                shutil.rmtree(aside, ignore_errors=True)
+                _discard(aside)
             raise fault from error
         self._ranks.barrier()
 
@@ -253,6 +253,19 @@ class Checkpoints:
         own = torch.load(folder / f"rank-{self._ranks.rank}.pt", weights_only=True)
         round_ = None if own["round"] is None else Round.from_state(own["round"])
         return state, round_, own["random"]
+
+
+def _discard(folder: Path) -> None:
+    """Remove a half-written folder and free its space at once.
+
+    A writer that failed holds its file open for as long as its exception lives, and the space of a removed
+    file that is open stays taken: a file that has no other name is emptied first.
+    """
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and path.stat().st_nlink == 1:
+                os.truncate(path, 0)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_write_error(error: Exception) -> bool:

@@ -1,13 +1,16 @@
 """What the trainer says: one JSON line per event, appended to ``RUN_DIR/events.jsonl``.
 
 Only the main rank writes. A line is written with one ``write`` call, so that a reader who follows
-the file never sees half of one between two newlines.
+the file never sees half of one between two newlines; one that does not fit on the disk is taken back
+and raises OSError.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -53,7 +56,14 @@ class EventLog:
             return
         self._seq += 1
         event = {"seq": self._seq, "time": utc_now(), "type": type_, **fields}
-        self._file.write((json.dumps(event, ensure_ascii=False) + "\n").encode())
+        line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
+        written = self._file.write(line)
+        if written != len(line):
+            # The disk is full: a system call takes what still fits. Half a line would swallow the next one.
+            self._file.truncate(self._file.tell() - (written or 0))
+            self._file.seek(0, os.SEEK_END)
+            self._seq -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def phase(self, phase: Phase, message: str = "") -> None:
         self._write("phase", {"phase": phase, "message": message})

@@ -1,5 +1,9 @@
 import json
 import math
+import resource
+from pathlib import Path
+
+import pytest
 
 from minillm_core.spec import Phase, parse_event
 from minillm_core.train.events import EventLog
@@ -54,3 +58,21 @@ def test_numbering_goes_on_after_a_crash_in_the_middle_of_a_line(tmp_path):
 def test_other_ranks_write_nothing(tmp_path):
     EventLog(tmp_path, enabled=False).phase(Phase.TRAINING)
     assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    log.phase(Phase.TRAINING)
+    path = tmp_path / "events.jsonl"
+    before = path.read_bytes()
+    # A file that may not grow takes what still fits, as a disk that is full does.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            log.phase(Phase.EXPORTING)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    log.phase(Phase.EXPORTING)
+    assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [1, 2]
