@@ -89,10 +89,17 @@ class CheckpointRepository:
 
     def purge(self, checkpoint_id: str) -> None:
         """Remove the row of one marked for deletion, once its folder is gone. Again is no error."""
-        row = self.session.get(Checkpoint, checkpoint_id)
+        found = self.session.get(Checkpoint, checkpoint_id)
+        if found is None:
+            return
+        try:
+            job = lock(self.session, found.job_id)
+        except NotFound:
+            return
+        # Looked at again under the lock: another sweeper may have been here meanwhile.
+        row = self.session.get(Checkpoint, checkpoint_id, populate_existing=True)
         if row is None or not row.deleting:
             return
-        job = lock(self.session, row.job_id)
         self.session.delete(row)
         add_event(
             self.session,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from store.clock import database_now
@@ -86,16 +86,35 @@ class FileRepository:
         return int(self.session.scalar(statement) or 0)
 
     def request_delete(self, file: File) -> None:
-        """Mark it for deletion; a sweep finishes it. Raises Conflict(`in_use`) while an unfinished job names it."""
+        """Mark it for deletion; a sweep finishes it.
+
+        Raises Conflict(`in_use`) while an unfinished job names it, and NotFound where it is gone by now.
+        """
+        # Under its lock, which the making of a job that names it waits for.
+        row = self.session.get(File, file.id, with_for_update=True, populate_existing=True)
+        if row is None or row.deleting:
+            raise NotFound("file", file.id)
         user = select(Job.id).where(Job.spec.contains(file.id, autoescape=True), Job.state.not_in(TERMINAL)).limit(1)
         job = self.session.scalar(user)
         if job is not None:
             raise Conflict("in_use", f"the unfinished job {job} uses this file")
-        file.deleting = True
+        row.deleting = True
+        self.session.flush()
+
+    def expire(self, now: dt.datetime, limit: int = 100) -> None:
+        """Mark the files whose ``expires_at`` has passed; one that an unfinished job names goes once that has ended."""
+        due = select(File).where(File.expires_at <= now, File.deleting.is_(False), ~self._used()).limit(limit)
+        held = list(self.session.scalars(due.with_for_update(skip_locked=True)))
+        # Asked again under the locks: a job may have been made since.
+        free = select(File.id).where(File.id.in_([file.id for file in held]), ~self._used())
+        for id in list(self.session.scalars(free)):
+            self.session.get_one(File, id).deleting = True
         self.session.flush()
 
     def purge(self, file_id: str) -> None:
         """Remove the row of one marked for deletion, once its blob is gone. Again is no error."""
-        row = self.session.get(File, file_id)
-        if row is not None and row.deleting:
-            self.session.delete(row)
+        self.session.execute(delete(File).where(File.id == file_id, File.deleting.is_(True)))
+
+    @staticmethod
+    def _used() -> ColumnElement[bool]:
+        return select(Job.id).where(Job.spec.contains(File.id), Job.state.not_in(TERMINAL)).exists()

@@ -6,6 +6,7 @@ Layout after the ULID specification: 48 bits of milliseconds, 80 random bits, Cr
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from typing import Literal
@@ -14,6 +15,7 @@ Prefix = Literal["job", "file", "model", "ckpt", "att", "evt", "key", "wrk"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
+_ID = re.compile(r"([a-z]+)_[0-9a-z]{26}")
 
 _lock = threading.Lock()
 _last = 0
@@ -36,6 +38,12 @@ def new_id(prefix: Prefix) -> str:
     """``"<prefix>_<26 characters>"``; later calls of one process sort after earlier ones."""
     value = _next_ulid()
     return prefix + "_" + "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def is_id(text: str, prefix: Prefix) -> bool:
+    """Whether the text may be an id that :func:`new_id` made for ``prefix``."""
+    match = _ID.fullmatch(text)
+    return match is not None and match[1] == prefix
 
 
 def _forget_after_fork() -> None:

@@ -6,11 +6,11 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import JobSpec
-from store import retention
+from store import naming, retention
 from store.clock import database_now
 from store.errors import Conflict, NotFound
 from store.ids import new_id
@@ -40,14 +40,10 @@ class JobRepository:
         """A queued job. ``forked_from`` is a resumable checkpoint of the same owner that it begins from.
 
         ``spec_json`` is the text to keep, ``spec`` itself when left out. Raises Conflict where the
-        checkpoint cannot be resumed from or is being deleted.
+        checkpoint cannot be resumed from (`checkpoint_not_resumable`), and where it, a file or a student that the
+        spec names is being deleted (`checkpoint_gone`, `file_gone`, `model_gone`).
         """
-        if forked_from is not None:
-            # Locking the origin's job keeps the checkpoint from being marked for deletion meanwhile.
-            lock(self.session, forked_from.job_id)
-            self.session.refresh(forked_from)
-            if forked_from.deleting or not forked_from.resumable:
-                raise Conflict("checkpoint_not_resumable", f"checkpoint {forked_from.id} cannot be resumed from")
+        naming.hold(self.session, spec, forked_from)
         now = database_now(self.session)
         job = Job(
             id=new_id("job"),
@@ -225,13 +221,13 @@ class JobRepository:
         Raises Conflict(`not_retryable`) in any other state, and while it is being deleted, and
         Conflict(`checkpoint_gone`) where the checkpoint that it was forked from is no more.
         """
+        # The origin's row first, as everywhere: the older of two jobs is locked first.
+        origin = naming.hold_origin(self.session, job)
         job = self._lock(job)
         if not allowed(job.state, Cause.RETRY) or job.deleting:
             raise Conflict("not_retryable", f"only a failed or expired job can be retried; this one is {job.state}")
-        if job.forked_from is not None:
-            origin = self.session.get(Checkpoint, job.forked_from)
-            if origin is None or origin.deleting:
-                raise Conflict("checkpoint_gone", f"the checkpoint {job.forked_from} that it begins from was deleted")
+        if job.forked_from is not None and (origin is None or origin.deleting):
+            raise Conflict("checkpoint_gone", f"the checkpoint {job.forked_from} that it begins from was deleted")
         if start is RetryFrom.START:
             job.resume_after_attempt = job.attempt
             job.fraction = job.furthest_fraction = 0.0
@@ -239,8 +235,7 @@ class JobRepository:
         job.retries = job.stalled = 0
         job.failure = None
         job.keep = None
-        job.deadline_at = None
-        job.not_before = None
+        job.started_at = job.deadline_at = None
         job.dispatched_at = None
         self._desire(job, DesiredState.RUN)
         apply(self.session, job, Cause.RETRY, message="Retried", data={"start": str(start)})
@@ -267,7 +262,7 @@ class JobRepository:
             job.priority = priority
         if max_runtime_seconds is not None:
             job.max_runtime_seconds = max_runtime_seconds
-            if job.deadline_at is not None and job.started_at is not None:
+            if job.started_at is not None:
                 job.deadline_at = job.started_at + dt.timedelta(seconds=max_runtime_seconds)
         self._touch(job)
         return job
@@ -297,14 +292,15 @@ class JobRepository:
 
     def purge(self, job_id: str) -> None:
         """Remove the rows of a job marked for deletion, once its folders are gone. Again is no error."""
-        job = self.session.get(Job, job_id)
-        if job is None or not job.deleting:
+        try:
+            job = lock(self.session, job_id)
+        except NotFound:
+            return  # another sweeper was quicker
+        if not job.deleting:
             return
         if job.student_model_id is not None:
-            model = self.session.get(Model, job.student_model_id)
-            if model is not None:
-                self.session.delete(model)
-        self.session.delete(job)  # the database cascades to what belongs to it
+            self.session.execute(delete(Model).where(Model.id == job.student_model_id))
+        self.session.execute(delete(Job).where(Job.id == job.id))  # the database cascades to what belongs to it
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -170,7 +170,7 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired:
         update(Job)
         .where(Job.id == claim.job_id, Job.fence == claim.fence, Job.state.in_(HELD))
         .values(lease_expires_at=expires)
-        .returning(Job.desired_state, Job.keep, Job.deadline_at)
+        .returning(Job.state, Job.desired_state, Job.keep, Job.deadline_at)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
@@ -187,8 +187,11 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired:
         Checkpoint.attempt == claim.attempt,
         or_(Checkpoint.pinned.is_(True), retention.fork_needs()),
     )
+    # A resume takes effect once the job is paused, also where it came before the holder heard of the pause: a
+    # trainer that went on would be called `pausing` to its end.
+    pausing = row.state is JobState.PAUSING and row.desired_state is DesiredState.RUN
     return Desired(
-        state=row.desired_state,
+        state=DesiredState.PAUSE if pausing else row.desired_state,
         keep=row.keep,
         drain=bool(draining),
         lease_expires_at=expires,

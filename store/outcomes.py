@@ -106,7 +106,7 @@ def settle(session: Session, job: Job, attempt: Attempt, outcome: Outcome, polic
         fail(session, job, attempt, outcome.failure, policy)
     else:
         _end(session, attempt, AttemptState.STOPPED, outcome)
-        _stop(session, job)
+        _stop(session, job, outcome)
     resume_if_wanted(session, job)
 
 
@@ -183,11 +183,17 @@ def _succeed(session: Session, job: Job, attempt: Attempt, student: Student, out
     apply(session, job, Cause.STUDENT_COMMITTED, message="The student is ready", data={"model": model_id})
 
 
-def _stop(session: Session, job: Job) -> None:
+def _stop(session: Session, job: Job, outcome: Outcome) -> None:
     if job.state is JobState.CANCELLING:
         cancel_finally(session, job, Cause.CANCEL_DONE)
     elif job.state is JobState.PAUSING:
-        apply(session, job, Cause.PAUSE_DONE, message="Paused")
+        if outcome.signal is None:
+            apply(session, job, Cause.PAUSE_DONE, message="Paused")
+        else:
+            message = (
+                "Paused; the trainer did not stop in time, and what it did since its last checkpoint was not saved"
+            )
+            apply(session, job, Cause.PAUSE_DONE, message=message, level="warning")
     else:
         apply(session, job, Cause.INTERRUPTED, message="The worker handed the job back")
 

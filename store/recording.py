@@ -133,6 +133,8 @@ def _checkpoint(session: Session, job: Job, attempt: Attempt, event: CheckpointE
             .where(Checkpoint.job_id == job.id, Checkpoint.phase == event.phase, Checkpoint.best.is_(True))
             .values(best=False)
         )
+    if event.resumable and _further(session, job, attempt, event):
+        attempt.advanced = True
     row = session.scalar(_checkpoint_at(job, attempt, event.path))
     if row is None:  # a folder written again (same phase, same step) keeps its id
         row = Checkpoint(
@@ -150,6 +152,19 @@ def _checkpoint(session: Session, job: Job, attempt: Attempt, event: CheckpointE
     data = {"checkpoint": row.id, "phase": event.phase, "step": event.step, "bytes": event.bytes, "best": event.best}
     add_event(session, job, "checkpoint", code="checkpoint", message=f"Checkpoint at step {event.step}", data=data)
     retention.retain(session, job)
+
+
+def _further(session: Session, job: Job, attempt: Attempt, event: CheckpointEvent) -> bool:
+    """Whether a checkpoint lies beyond those of earlier attempts: what it has will not be done again."""
+    earlier = (
+        select(Checkpoint)
+        .where(Checkpoint.job_id == job.id, Checkpoint.attempt < attempt.number, Checkpoint.resumable.is_(True))
+        .where(Checkpoint.attempt > job.resume_after_attempt)
+        .order_by(*retention.NEWEST_FIRST)
+        .limit(1)
+    )
+    newest = session.scalar(earlier)
+    return newest is None or newest.phase != event.phase or event.step > newest.step
 
 
 def _student(session: Session, job: Job, attempt: Attempt, event: StudentEvent, now: dt.datetime) -> None:

@@ -29,7 +29,10 @@ def retain(session: Session, job: Job) -> None:
 
 
 def after_cancel(session: Session, job: Job) -> None:
-    """Mark what a cancelled job shall not keep: all but the best, all but the last, or all."""
+    """Mark what a cancelled job shall not keep: all but the best, all but the last, or all.
+
+    What a fork still needs of it goes by its expiry, once the fork has ended.
+    """
     if job.keep is None:
         return
     rows = _live(session, job)
@@ -39,8 +42,11 @@ def after_cancel(session: Session, job: Job) -> None:
     elif job.keep is Keep.BEST:
         chosen = next((row for row in rows if row.best), next(iter(rows), None))
     for row in rows:
-        if row is not chosen:
-            _mark(session, row)
+        if row is chosen:
+            continue
+        _mark(session, row)
+        if not row.deleting and not row.pinned:
+            row.expires_at = job.finished_at
 
 
 def expire(session: Session, now: dt.datetime) -> None:

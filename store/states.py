@@ -84,13 +84,15 @@ def apply(
     to: JobState | None = None,
     *,
     message: str = "",
+    level: str | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> Event:
     """Change the state of a locked job and write the event of it.
 
     ``to`` may be left out where the table allows one state alone. Raises InvalidTransition,
     leaving everything as it was, for a change that the table does not have. Leaving a held state
-    gives the lease back; entering a terminal one sets ``finished_at``.
+    gives the lease back; entering a terminal one sets ``finished_at``. ``level`` is that of the event, `info` when
+    left out, or `error` for a failure.
     """
     was: JobState | None = job.state
     choices = TRANSITIONS.get((None if cause is Cause.CREATE else was, cause), frozenset())
@@ -115,7 +117,7 @@ def apply(
     else:
         job.finished_at = None
     edge = {"from": None if cause is Cause.CREATE else str(was), "to": str(to), "cause": str(cause)}
-    level = "error" if to in (_S.FAILED, _S.EXPIRED) else "info"
+    level = level or ("error" if to in (_S.FAILED, _S.EXPIRED) else "info")
     return add_event(
         session, job, "state", code=str(to), message=message, level=level, data={**(data or {}), **edge}, now=now
     )

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import Failure, FailureCategory, TrainerEvent
 from store import retention
 from store.clock import database_now
+from store.files import FileRepository
 from store.outcomes import RetryPolicy, cancel_finally, end_lost, fail, resume_if_wanted
 from store.recording import record_events
 from store.settings import Settings
 from store.states import apply
 from store.tables import Attempt, Checkpoint, File, IdempotencyKey, Job
 from store.vocabulary import HELD, TERMINAL, Cause, JobState
+from store.workers import WorkerRepository
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 100
 _Row = TypeVar("_Row")
@@ -58,7 +63,7 @@ class Sweep:
     cancelled: list[str] = field(default_factory=list)
     expired: list[str] = field(default_factory=list)
     wake: list[str] = field(default_factory=list)
-    """Queued jobs to announce through the broker; already noted as dispatched."""
+    """Queued jobs to announce through the broker, as many as workers are idle; already noted as dispatched."""
     delete_jobs: list[str] = field(default_factory=list)
     """Remove the folder ``runs/<id>``, then call ``JobRepository.purge``."""
     delete_checkpoints: list[DoomedCheckpoint] = field(default_factory=list)
@@ -89,20 +94,16 @@ def sweep(
     done = Sweep()
     if recover_leases:
         for job in _due(session, and_(Job.state.in_(HELD), Job.lease_expires_at <= now)):
-            _lease_expired(session, job, policy, folders)
-            _note(done, job)
+            _handle(session, job, done, lambda job: _lease_expired(session, job, policy, folders))
     grace = dt.timedelta(seconds=cancel_grace_seconds)
     for job in _due(session, and_(Job.state == JobState.CANCELLING, Job.desired_at <= now - grace)):
-        _take_away(session, job, folders, "cancel_grace_elapsed", "The worker did not stop the attempt in time")
-        cancel_finally(session, job, Cause.CANCEL_GRACE_ELAPSED)
-        _note(done, job)
+        _handle(session, job, done, lambda job: _cancel_overdue(session, job, folders))
     # A holder watches the deadline itself and writes a last checkpoint: it has the same grace for that.
     overdue = or_(
         and_(Job.state.not_in(HELD), Job.deadline_at <= now), and_(Job.state.in_(HELD), Job.deadline_at <= now - grace)
     )
     for job in _due(session, and_(Job.state.not_in(TERMINAL), overdue)):
-        _expire(session, job, folders)
-        _note(done, job)
+        _handle(session, job, done, lambda job: _expire(session, job, folders))
     done.wake = _to_wake(session, now, wake_seconds)
     _collect_deletions(session, now, done)
     return done
@@ -122,16 +123,31 @@ def sweep_with(
     )
 
 
-def _due(session: Session, condition: ColumnElement[bool]) -> list[Job]:
+def _due(
+    session: Session, condition: ColumnElement[bool], first: Sequence[Any] = (Job.id,), limit: int = _BATCH
+) -> list[Job]:
     statement = (
         select(Job)
         .where(condition)
-        .order_by(Job.id)
-        .limit(_BATCH)
+        .order_by(*first)
+        .limit(limit)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     )
     return list(session.scalars(statement))
+
+
+def _handle(session: Session, job: Job, done: Sweep, change: Callable[[Job], None]) -> None:
+    """Change one job in a savepoint: what goes wrong with it must not keep a sweep from the others."""
+    try:
+        with session.begin_nested():
+            change(job)
+    except OperationalError:
+        raise  # of the database, not of the job
+    except Exception:
+        logger.exception("%s: the sweep cannot deal with it", job.id)
+    else:
+        _note(done, job)
 
 
 def _lease_expired(session: Session, job: Job, policy: RetryPolicy, folders: RunFolders | None) -> None:
@@ -142,26 +158,42 @@ def _lease_expired(session: Session, job: Job, policy: RetryPolicy, folders: Run
     resume_if_wanted(session, job)
 
 
+def _cancel_overdue(session: Session, job: Job, folders: RunFolders | None) -> None:
+    _take_away(session, job, folders, "cancel_grace_elapsed", "The worker did not stop the attempt in time")
+    cancel_finally(session, job, Cause.CANCEL_GRACE_ELAPSED)
+
+
 def _expire(session: Session, job: Job, folders: RunFolders | None) -> None:
     message = f"The job's {job.max_runtime_seconds} s have passed"
+    leased_until = job.lease_expires_at
     if job.state in HELD:
         _take_away(session, job, folders, "time_limit", message)
     failure = Failure(code="time_limit", category=FailureCategory.USER, message=message, retryable=True)
     job.failure = failure.model_copy(update={"attempt": job.attempt or None}).model_dump(mode="json")
     apply(session, job, Cause.DEADLINE, message=message)
+    # Its trainer may live to the end of the lease, where the worker does not hear that it was taken: until then
+    # nobody may claim the job, though its owner retries it at once.
+    job.not_before = leased_until
 
 
 def _take_away(session: Session, job: Job, folders: RunFolders | None, code: str, message: str) -> Attempt:
     """Raise the fence of a held job, so that its holder is refused from now on, and end its attempt."""
     attempt = session.scalar(select(Attempt).where(Attempt.job_id == job.id, Attempt.number == job.attempt))
     assert attempt is not None, f"{job.id} is held without an attempt"
+    log = None
     if folders is not None:
-        # In a savepoint: whatever a trainer wrote, it must not keep the sweep from its work.
-        with contextlib.suppress(Exception), session.begin_nested():
-            record_events(session, job, attempt, folders.last_events(job.id, attempt.number))
+        # In a savepoint: whatever a trainer wrote, or a disk does not give, it must not keep the sweep from its work.
+        try:
+            with session.begin_nested():
+                record_events(session, job, attempt, folders.last_events(job.id, attempt.number))
+        except Exception as error:
+            logger.warning("%s: events of attempt %d are left out: %s", job.id, attempt.number, error)
+        try:
+            log = folders.log_tail(job.id, attempt.number)
+        except OSError as error:
+            logger.warning("%s: the log of attempt %d cannot be read: %s", job.id, attempt.number, error)
     job.fence += 1
     category = FailureCategory.USER if code == "time_limit" else FailureCategory.INFRASTRUCTURE
-    log = folders.log_tail(job.id, attempt.number) if folders is not None else None
     end_lost(session, attempt, Failure(code=code, category=category, message=message), log)
     return attempt
 
@@ -184,7 +216,13 @@ def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[st
         or_(Job.not_before.is_(None), Job.not_before <= now),
         or_(Job.dispatched_at.is_(None), Job.dispatched_at <= silent),
     )
-    jobs = _due(session, due)
+    idle = WorkerRepository(session).idle()
+    if not idle:
+        # Nobody would take a message: the busy look for work when they are done, and the new when they begin. Sent
+        # all the same, week after week, they would fill the broker's memory.
+        return []
+    first = (-Job.priority, Job.created_at, Job.id)
+    jobs = _due(session, due, first, min(idle, _BATCH))
     # Not through the ORM: nothing that a client sees changes, so the versions stay.
     session.execute(
         update(Job)
@@ -192,14 +230,12 @@ def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[st
         .values(dispatched_at=now)
         .execution_options(synchronize_session=False)
     )
-    return [job.id for job in sorted(jobs, key=lambda job: (-job.priority, job.created_at, job.id))]
+    return [job.id for job in jobs]
 
 
 def _collect_deletions(session: Session, now: dt.datetime, done: Sweep) -> None:
     retention.expire(session, now)
-    user = select(Job.id).where(Job.spec.contains(File.id), Job.state.not_in(TERMINAL)).exists()
-    for file in _limited(session, select(File).where(File.expires_at <= now, File.deleting.is_(False), ~user)):
-        file.deleting = True
+    FileRepository(session).expire(now)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at <= now))
     session.flush()
     done.delete_jobs = _limited(session, select(Job.id).where(Job.deleting.is_(True)))

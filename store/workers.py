@@ -13,7 +13,8 @@ from store.clock import database_now
 from store.errors import NotFound
 from store.ids import new_id
 from store.printable import printable
-from store.tables import Worker
+from store.tables import Job, Worker
+from store.vocabulary import HELD
 
 _LATE_HEARTBEATS = 3
 
@@ -84,6 +85,19 @@ class WorkerRepository:
         if not include_stopped:
             statement = statement.where(Worker.stopped_at.is_(None))
         return self.session.scalars(statement).all()
+
+    def idle(self) -> int:
+        """How many workers would take a job now: online, neither draining nor dirty, and holding none."""
+        now = database_now(self.session)
+        busy = select(Job.id).where(Job.lease_owner == Worker.id, Job.state.in_(HELD)).exists()
+        # What has been silent for longer than any heartbeat may take need not be looked at.
+        recent = Worker.heartbeat_at > now - dt.timedelta(hours=1)
+        rows = self.session.scalars(
+            select(Worker)
+            .where(Worker.stopped_at.is_(None), Worker.draining.is_(False), Worker.slot_dirty.is_(None), recent)
+            .where(~busy)
+        )
+        return sum(self.is_online(row, now) for row in rows)
 
     def is_online(self, worker: Worker, now: dt.datetime) -> bool:
         """Whether it has neither stopped nor missed three of its own heartbeats."""

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from store.tables import Job
 from store.vocabulary import JobState
+from store.workers import WorkerRepository
 from tests.api.model_folders import write_model
 from tests.faults.conftest import DYING, sweeper_of
 from tests.worker.conftest import Service, wait_until
@@ -91,6 +92,8 @@ def test_death_while_a_job_is_made(service: Service, api: Api, moment: str, kept
     answer = api.create(spec)
     assert answer.status_code == 201
     assert [job.id for job in jobs(service)] == [answer.json()["id"]]
-    # Nobody has heard of it, since the broker is dead too: the sweep announces it.
+    # Nobody has heard of it, since the broker is dead too: the sweep announces it to whoever is idle.
+    with service.database.write() as session:
+        WorkerRepository(session).register(host="h", pid=1, heartbeat_seconds=5.0)
     done = sweeper_of(service).sweep_once()
     assert done is not None and done.wake == [answer.json()["id"]]

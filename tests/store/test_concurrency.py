@@ -7,17 +7,21 @@ import threading
 import time
 from collections.abc import Callable
 
-from sqlalchemy import select
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from store.checkpoints import CheckpointRepository
 from store.database import Database
 from store.errors import Conflict
 from store.events import MetricRepository
+from store.files import FileRepository
 from store.idempotency import IdempotencyRepository
+from store.ids import new_id
 from store.jobs import JobRepository
 from store.leases import Outcome, ResumePoint, claim, finish, record, renew
 from store.sweep import sweep
-from store.tables import Checkpoint, Event, Job
+from store.tables import Checkpoint, Event, File, Job
 from store.vocabulary import JobState
 from tests.store import scenes
 
@@ -42,6 +46,43 @@ def together(number: int, work: Callable[[int], None]) -> None:
         assert not thread.is_alive()
     if errors:
         raise errors[0]
+
+
+def meanwhile(database: Database, first: Callable[[Session], object], second: Callable[[Session], object]) -> None:
+    """Do both, each in its transaction; the second begins before the first has committed. Raises what either raises."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with database.write() as session:
+                second(session)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    with database.write() as session:
+        first(session)
+        session.flush()
+        thread.start()
+        until = time.monotonic() + 1.0
+        while thread.is_alive() and not _waiting(database) and time.monotonic() < until:
+            time.sleep(0.01)
+    thread.join(30)
+    assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def _waiting(database: Database) -> bool:
+    """Whether a session waits for another's lock. On SQLite nobody can see that: all wait at their beginning."""
+    if database.dialect == "sqlite":
+        time.sleep(0.05)
+        return True
+    with database.read() as session:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(session.scalar(text(waiting)))
 
 
 def test_each_job_is_claimed_once(database: Database) -> None:
@@ -220,3 +261,160 @@ def test_no_claim_is_given_a_checkpoint_that_goes(database: Database) -> None:
         gone = {(job_id, path) for job_id, path in session.execute(going)}
     assert not gone & {(point.job_id, point.path) for point in given}
     assert len(gone) + len(given) >= len(jobs)
+
+
+def test_two_sweepers_remove_what_is_deleted_once(database: Database) -> None:
+    job_id = scenes.make_job(database)
+    taken = scenes.take(database, job_id)
+    with database.write() as session:
+        record(session, taken, [scenes.checkpoint(1, 1), scenes.student(2)])
+        finish(session, taken, scenes.success())
+        (checkpoint,) = CheckpointRepository(session).list(session.get_one(Job, job_id)).items
+        CheckpointRepository(session).request_delete(checkpoint)
+        files = FileRepository(session)
+        file = files.create(id=new_id("file"), owner_id=scenes.OWNER, filename="f", purpose="x", bytes=1, sha256="0")
+        files.request_delete(file)
+
+    def twice(purge: Callable[[Session], object]) -> None:
+        meanwhile(database, purge, purge)
+
+    twice(lambda session: CheckpointRepository(session).purge(checkpoint.id))
+    with database.read() as session:
+        said = select(Event).where(Event.job_id == job_id, Event.type == "checkpoint_removed")
+        assert len(session.scalars(said).all()) == 1
+    twice(lambda session: FileRepository(session).purge(file.id))
+    with database.write() as session:
+        repository = JobRepository(session)
+        repository.request_delete(repository.get(scenes.OWNER, job_id))
+    twice(lambda session: JobRepository(session).purge(job_id))
+    with database.read() as session:
+        assert session.get(Job, job_id) is None and session.get(File, file.id) is None
+
+
+def test_a_checkpoint_goes_with_its_job_while_it_is_removed(database: Database) -> None:
+    job_id = scenes.make_job(database)
+    taken = scenes.take(database, job_id)
+    with database.write() as session:
+        record(session, taken, [scenes.checkpoint(1, 1)])
+        finish(session, taken, scenes.failure("system"))
+        (checkpoint,) = CheckpointRepository(session).list(session.get_one(Job, job_id)).items
+        CheckpointRepository(session).request_delete(checkpoint)
+        repository = JobRepository(session)
+        repository.request_delete(repository.get(scenes.OWNER, job_id))
+    meanwhile(
+        database,
+        lambda session: JobRepository(session).purge(job_id),
+        lambda session: CheckpointRepository(session).purge(checkpoint.id),
+    )
+
+
+def test_two_sweepers_expire_a_file_once(database: Database) -> None:
+    with database.write() as session:
+        now = database.now(session)
+        file = FileRepository(session).create(
+            id=new_id("file"), owner_id=scenes.OWNER, filename="f", purpose="x", bytes=1, sha256="0", expires_at=now
+        )
+
+    def sweep_and_purge(session: Session) -> None:
+        sweep(session)
+        FileRepository(session).purge(file.id)
+
+    meanwhile(database, sweep_and_purge, sweep)
+
+
+def test_a_fork_is_not_retried_while_its_checkpoint_goes(database: Database) -> None:
+    origin_id = scenes.make_job(database)
+    taken = scenes.take(database, origin_id)
+    with database.write() as session:
+        record(session, taken, [scenes.checkpoint(1, 1)])
+        finish(session, taken, scenes.failure("system"))
+        (origin,) = CheckpointRepository(session).list(session.get_one(Job, origin_id)).items
+        repository = JobRepository(session)
+        fork_id = repository.create(owner_id=scenes.OWNER, spec=scenes.make_spec(), forked_from=origin).id
+    fork = scenes.take(database, fork_id)
+    with database.write() as session:
+        finish(session, fork, scenes.failure("system"))
+
+    def retry(session: Session) -> None:
+        repository = JobRepository(session)
+        repository.retry(repository.get(scenes.OWNER, fork_id))
+
+    with pytest.raises(Conflict) as caught:
+        meanwhile(database, lambda session: CheckpointRepository(session).request_delete(origin), retry)
+    assert caught.value.code == "checkpoint_gone"
+
+
+class TestFilesAndModels:
+    """What a job names stays from the moment that it is accepted, whatever was asked for at the same time."""
+
+    def test_a_file_that_goes_is_no_jobs_any_more(self, database: Database) -> None:
+        with database.write() as session:
+            file = _file(session)
+        with pytest.raises(Conflict) as caught:
+            meanwhile(
+                database,
+                lambda session: FileRepository(session).request_delete(session.get_one(File, file.id)),
+                lambda session: _job_on(session, file.id),
+            )
+        assert caught.value.code == "file_gone"
+
+    def test_a_file_that_a_job_has_just_named_stays(self, database: Database) -> None:
+        with database.write() as session:
+            file = _file(session)
+        with pytest.raises(Conflict) as caught:
+            meanwhile(
+                database,
+                lambda session: _job_on(session, file.id),
+                lambda session: FileRepository(session).request_delete(session.get_one(File, file.id)),
+            )
+        assert caught.value.code == "in_use"
+
+    def test_one_that_expires_stays_too(self, database: Database) -> None:
+        with database.write() as session:
+            file = _file(session)
+            file.expires_at = database.now(session)
+        meanwhile(database, lambda session: _job_on(session, file.id), sweep)
+        with database.write() as session:
+            sweep(session)
+            assert not session.get_one(File, file.id).deleting
+
+    def test_a_student_that_goes_is_no_jobs_any_more(self, database: Database) -> None:
+        made, model = _student(database)
+        with pytest.raises(Conflict) as caught:
+            meanwhile(
+                database,
+                lambda session: JobRepository(session).request_delete(session.get_one(Job, made)),
+                lambda session: _job_on(session, "file_abc", student=model),
+            )
+        assert caught.value.code == "model_gone"
+
+    def test_a_student_that_a_job_has_just_named_stays(self, database: Database) -> None:
+        made, model = _student(database)
+        with pytest.raises(Conflict) as caught:
+            meanwhile(
+                database,
+                lambda session: _job_on(session, "file_abc", student=model),
+                lambda session: JobRepository(session).request_delete(session.get_one(Job, made)),
+            )
+        assert caught.value.code == "in_use"
+
+
+def _file(session: Session) -> File:
+    return FileRepository(session).create(
+        id=new_id("file"), owner_id=scenes.OWNER, filename="f", purpose="x", bytes=1, sha256="0"
+    )
+
+
+def _job_on(session: Session, file_id: str, student: str = "path:student") -> None:
+    spec = scenes.make_spec(dataset={"file": file_id}, student={"model": student})
+    JobRepository(session).create(owner_id=scenes.OWNER, spec=spec)
+
+
+def _student(database: Database) -> tuple[str, str]:
+    """A finished job and the model that it made."""
+    job_id = scenes.make_job(database)
+    taken = scenes.take(database, job_id)
+    with database.write() as session:
+        record(session, taken, [scenes.student(1)])
+        finish(session, taken, scenes.success())
+    return job_id, str(scenes.row(database, job_id).student_model_id)

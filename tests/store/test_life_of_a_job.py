@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import errno
 import json
 
 import pytest
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
 
 from minillm_core.spec import CheckpointRemovedEvent, MessageEvent
 from store.checkpoints import CheckpointRepository
@@ -12,10 +16,12 @@ from store.database import Database
 from store.errors import Conflict, NotFound, StaleAttempt, UnverifiedStudent
 from store.events import EventRepository, MetricRepository
 from store.jobs import JobRepository
-from store.leases import Claim, Outcome, claim, finish, record, record_process, renew
+from store.leases import Claim, Outcome, claim, finish, pass_over, record, record_process, renew
 from store.models import ModelRepository
 from store.sweep import Sweep, sweep
+from store.tables import Attempt, Job
 from store.vocabulary import AttemptState, DesiredState, JobState, Keep, RetryFrom
+from store.workers import WorkerRepository
 from tests.store import scenes
 from tests.store.scenes import OWNER, LostRun, attempts, make_job, pass_time, row, take
 
@@ -204,8 +210,6 @@ class TestFences:
             end(database, taken, Outcome.stopped())
 
     def test_a_draining_worker_gets_nothing_and_is_told(self, database: Database) -> None:
-        from store.workers import WorkerRepository
-
         make_job(database)
         make_job(database)
         with database.write() as session:
@@ -306,6 +310,26 @@ class TestFailures:
             with database.write() as session:
                 pass_time(session, job_id, 1000)
 
+    def test_a_checkpoint_further_than_the_last_is_progress(self, database: Database) -> None:
+        """After the newest one was damaged, attempts that come on are not cut off for being behind."""
+        job_id = make_job(database, scheduling={"max_attempts": 50})
+        taken = take(database)
+        say(database, taken, scenes.checkpoint(1, 2), scenes.checkpoint(2, 8), scenes.progress(3, 9))
+        end(database, taken, scenes.failure())
+        states = []
+        for step in (4, 5, 6, 7, None, None, None):
+            with database.write() as session:
+                pass_time(session, job_id, 1000)
+            taken = take(database)
+            for point in taken.resume:
+                if step == 4 and point.step == 8:
+                    with database.write() as session:
+                        pass_over(session, taken, point, "it is damaged", lasting=True)
+            if step is not None:
+                say(database, taken, scenes.progress(1, step), scenes.checkpoint(2, step))
+            states.append(end(database, taken, scenes.failure()))
+        assert states == [S.QUEUED] * 6 + [S.FAILED]
+
     def test_interruptions_count_against_nothing(self, database: Database) -> None:
         job_id = make_job(database, scheduling={"max_attempts": 1})
         for _ in range(5):
@@ -404,6 +428,8 @@ class TestSweep:
     def test_wakes_what_nobody_heard_of(self, database: Database) -> None:
         low = make_job(database)
         high = make_job(database, scheduling={"priority": 1})
+        idle(database)
+        idle(database)
         with database.write() as session:
             assert sweep(session).wake == [high, low]
         with database.write() as session:
@@ -411,6 +437,71 @@ class TestSweep:
         before = scenes.row(database, low)
         assert later(database, low, 16).wake == [low]
         assert scenes.row(database, low).version == before.version
+
+    def test_announces_no_more_than_there_are_idle_workers(self, database: Database) -> None:
+        """Messages that nobody takes pile up in the broker: a week of them would fill its memory."""
+        jobs = [make_job(database) for _ in range(3)]
+        with database.write() as session:
+            assert sweep(session).wake == [], "nobody is there, and whoever comes looks by itself"
+        busy, other = idle(database), idle(database)
+        with database.write() as session:
+            WorkerRepository(session).request_drain(idle(database, session))
+            WorkerRepository(session).stop(idle(database, session))
+            WorkerRepository(session).heartbeat(idle(database, session), slot_dirty="the accelerator is in use")
+            silent = WorkerRepository(session).get(idle(database, session))
+            silent.heartbeat_at -= dt.timedelta(seconds=60)
+        taken = take(database, jobs[0], worker=busy)
+        with database.write() as session:
+            assert sweep(session).wake == [jobs[1]]
+        take(database, jobs[1], worker=other)
+        with database.write() as session:
+            assert sweep(session).wake == [], "the busy look for work when they are done"
+        end(database, taken, Outcome.stopped())
+        with database.write() as session:
+            assert sweep(session).wake == [jobs[0]]
+
+    def test_one_job_that_cannot_be_recovered_keeps_no_other_from_it(self, database: Database) -> None:
+        first, _ = running(database)
+        second, _ = running(database)
+        with database.write() as session:
+            # As no code of ours leaves it: held, without the row of its attempt.
+            session.execute(delete(Attempt).where(Attempt.job_id == min(first, second)))
+            pass_time(session, first, 31)
+            pass_time(session, second, 31)
+            done = sweep(session)
+        assert done.requeued == [max(first, second)]
+
+    def test_a_log_that_cannot_be_read_keeps_no_job_from_its_recovery(self, database: Database) -> None:
+        class Unreadable(LostRun):
+            def log_tail(self, job_id: str, attempt: int) -> bytes | None:
+                raise OSError(errno.EIO, "Input/output error")
+
+        job_id, _ = running(database)
+        assert later(database, job_id, 31, folders=Unreadable()).requeued == [job_id]
+
+    def test_a_retry_waits_until_the_trainer_of_an_expired_job_is_surely_dead(self, database: Database) -> None:
+        """The holder renews its lease and does not stop; that it hears of its end takes until its next renewal."""
+        job_id, taken = running(database, scheduling={"max_runtime_seconds": 100})
+        with database.write() as session:
+            pass_time(session, job_id, 195)
+            renew(session, taken, 30)
+            assert sweep(session).expired == [job_id]
+        assert ask(database, job_id, "retry") is S.QUEUED
+        with database.write() as session:
+            assert claim(session, "wrk_b", "host", 1, 30.0) is None
+            assert sweep(session).wake == []
+            pass_time(session, job_id, 29)
+            assert claim(session, "wrk_b", "host", 1, 30.0) is None
+            pass_time(session, job_id, 2)
+            assert claim(session, "wrk_b", "host", 1, 30.0) is not None
+
+
+def idle(database: Database, session: Session | None = None) -> str:
+    """A worker that has just registered; its id."""
+    if session is None:
+        with database.write() as own:
+            return idle(database, own)
+    return WorkerRepository(session).register(host="h", pid=1, heartbeat_seconds=5.0).id
 
 
 class TestWishes:
@@ -464,6 +555,25 @@ class TestWishes:
         ask(database, job_id, "request_pause")
         assert ask(database, job_id, "resume") is S.PAUSING
         assert end(database, taken, Outcome.stopped(exit_code=75)) is S.QUEUED
+
+    def test_a_resume_before_the_holder_has_heard_of_the_pause(self, database: Database) -> None:
+        """It still stops: a job that trains on would be called `pausing` to its end."""
+        job_id, taken = running(database)
+        ask(database, job_id, "request_pause")
+        ask(database, job_id, "resume")
+        with database.write() as session:
+            assert renew(session, taken, 30).state is DesiredState.PAUSE
+        assert end(database, taken, Outcome.stopped(exit_code=75)) is S.QUEUED
+        with database.write() as session:
+            assert renew(session, take(database, job_id), 30).state is DesiredState.RUN
+
+    def test_a_pause_that_could_not_save_says_so(self, database: Database) -> None:
+        job_id, taken = running(database)
+        ask(database, job_id, "request_pause")
+        assert end(database, taken, Outcome.stopped(signal=9)) is S.PAUSED
+        with database.read() as session:
+            said = EventRepository(session).latest(row(database, job_id)).items[0]
+        assert "was not saved" in said.message and said.level == "warning"
 
     def test_a_failed_save_while_pausing(self, database: Database) -> None:
         job_id, taken = running(database)
@@ -530,6 +640,25 @@ class TestWishes:
                 JobRepository(session).get(OWNER, job_id)
             assert ModelRepository(session).list(OWNER).items == []
 
+    def test_no_fork_of_what_goes(self, database: Database) -> None:
+        """The checkpoint was found before its job, or itself, was deleted."""
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1), scenes.checkpoint(4, 2))
+        with database.read() as session:
+            newest, oldest = CheckpointRepository(session).list(row(database, job_id)).items
+        gone = CheckpointRemovedEvent(seq=5, time=scenes.TIME, path="checkpoints/training-1")
+        say(database, taken, gone)
+        end(database, taken, scenes.failure("system"))
+        with database.write() as session, pytest.raises(Conflict) as caught:
+            repository = JobRepository(session)
+            repository.create(owner_id=OWNER, spec=scenes.make_spec(), forked_from=session.merge(oldest, load=False))
+        assert caught.value.code == "checkpoint_gone"
+        ask(database, job_id, "request_delete")
+        with database.write() as session, pytest.raises(Conflict) as caught:
+            repository = JobRepository(session)
+            repository.create(owner_id=OWNER, spec=scenes.make_spec(), forked_from=session.merge(newest, load=False))
+        assert caught.value.code == "checkpoint_gone"
+
     def test_retry_of_a_fork_whose_origin_is_gone(self, database: Database) -> None:
         job_id, taken = running(database)
         say(database, taken, scenes.checkpoint(3, 1))
@@ -542,6 +671,20 @@ class TestWishes:
             CheckpointRepository(session).request_delete(CheckpointRepository(session).get(OWNER, origin.id))
         with pytest.raises(Conflict, match="was deleted"):
             ask(database, fork, "retry")
+
+    def test_what_a_fork_held_back_at_a_cancel_goes_with_the_fork(self, database: Database) -> None:
+        job_id, taken = running(database)
+        say(database, taken, scenes.checkpoint(3, 1))
+        with database.write() as session:
+            (origin,) = CheckpointRepository(session).list(row(database, job_id)).items
+            fork = JobRepository(session).create(owner_id=OWNER, spec=scenes.make_spec(), forked_from=origin).id
+        ask(database, job_id, "request_cancel", Keep.NONE)
+        end(database, taken, Outcome.stopped(exit_code=75))
+        with database.write() as session:
+            assert sweep(session).delete_checkpoints == []
+        ask(database, fork, "request_cancel")
+        with database.write() as session:
+            assert [one.id for one in sweep(session).delete_checkpoints] == [origin.id]
 
     def test_only_finished_jobs_are_deleted(self, database: Database) -> None:
         job_id, _ = running(database)
@@ -557,6 +700,35 @@ class TestWishes:
         assert job.started_at is not None and job.deadline_at is not None
         assert (job.deadline_at - job.started_at).total_seconds() == 200
         assert (job.name, job.user_metadata) == ("new", {"a": "b"})
+
+    def test_a_limit_that_a_started_job_is_given_counts_from_its_start(self, database: Database) -> None:
+        job_id, taken = running(database)
+
+        def limit(seconds: int) -> float:
+            with database.write() as session:
+                repository = JobRepository(session)
+                repository.update(repository.get(OWNER, job_id), max_runtime_seconds=seconds)
+            job = row(database, job_id)
+            assert job.deadline_at is not None and job.started_at is not None
+            return (job.deadline_at - job.started_at).total_seconds()
+
+        assert limit(100) == 100
+        with database.write() as session:
+            left = renew(session, taken, 30).seconds_to_deadline
+        assert left is not None and 90 < left <= 100
+        # A retry counts anew, and so does a limit that is changed after it.
+        with database.write() as session:
+            session.get_one(Job, job_id).started_at -= dt.timedelta(hours=10)  # type: ignore[operator]
+        end(database, taken, scenes.failure("system"))
+        ask(database, job_id, "retry")
+        with database.write() as session:
+            repository = JobRepository(session)
+            assert repository.update(repository.get(OWNER, job_id), max_runtime_seconds=50).deadline_at is None
+        again = take(database, job_id)
+        assert limit(70) == 70
+        with database.write() as session:
+            left = renew(session, again, 30).seconds_to_deadline
+        assert left is not None and 60 < left <= 70
 
 
 class TestRetention:

@@ -18,6 +18,7 @@ from sqlalchemy import select
 from minillm_core.spec import JobSpec
 from store.blobs import LocalBlobs
 from store.database import Database
+from store.files import FileRepository
 from store.ids import new_id
 from store.jobs import JobRepository
 from store.leases import claim
@@ -69,21 +70,26 @@ class Service:
         self.settings = settings
         self.drain = threading.Event()
 
-    def submit(self, *, scheduling: dict[str, Any] | None = None, **metadata: str) -> str:
+    def submit(
+        self, *, scheduling: dict[str, Any] | None = None, student: dict[str, Any] | None = None, **metadata: str
+    ) -> str:
         """A queued job for the fake trainer; its id."""
         file_id = new_id("file")
-        LocalBlobs(self.settings.files_dir).put(file_id, [b"{}\n"], limit=100)
+        blob = LocalBlobs(self.settings.files_dir).put(file_id, [b"{}\n"], limit=100)
         spec = JobSpec.model_validate(
             {
                 "metadata": metadata,
                 "teacher": {"model": "path:teacher"},
-                "student": {"prune_teacher": {"layers": 1}},
+                "student": student or {"prune_teacher": {"layers": 1}},
                 "dataset": {"file": file_id},
                 "method": {"type": "sft"},
                 "scheduling": scheduling or {},
             }
         )
         with self.database.write() as session:
+            FileRepository(session).create(
+                id=file_id, owner_id=OWNER, filename="rows", purpose="dataset", bytes=blob.bytes, sha256=blob.sha256
+            )
             return JobRepository(session).create(owner_id=OWNER, spec=spec).id
 
     def job(self, job_id: str) -> Job:
@@ -107,7 +113,13 @@ class Service:
             repository = JobRepository(session)
             getattr(repository, method)(repository.get(OWNER, job_id), **options)
 
-    def supervisor(self, worker_id: str = "wrk_tests", **changes: Any) -> Supervisor:
+    def supervisor(
+        self,
+        worker_id: str = "wrk_tests",
+        *,
+        model_folder: Callable[[str], Path | None] = lambda _: None,
+        **changes: Any,
+    ) -> Supervisor:
         """The supervisor of the next job's claim."""
         settings = self.settings.model_copy(update=changes)
         claimed_at = boot_time()
@@ -121,7 +133,7 @@ class Service:
             claim=claimed,
             claimed_at=claimed_at,
             drain=self.drain,
-            model_folder=lambda _: None,
+            model_folder=model_folder,
         )
 
     def run(self, **changes: Any) -> None:
