@@ -20,7 +20,6 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from store.database import Database
-from store.errors import NotFound
 from store.settings import Settings, get_settings
 from store.workers import WorkerRepository
 from worker.claiming import ClaimLoop
@@ -74,7 +73,7 @@ def _beat(database: Database, settings: Settings, worker_id: str, loop: ClaimLoo
         try:
             with database.write() as session:
                 WorkerRepository(session).heartbeat(worker_id, slot_dirty=loop.slot_dirty)
-        except (SQLAlchemyError, NotFound) as error:
+        except Exception as error:  # the next one may succeed: this thread is the only one that says so
             logger.warning("no heartbeat: %s", type(error).__name__)
 
 

@@ -152,9 +152,14 @@ class Guardian:
         os.close(lifeline_read)
         self._trainer = _spawn(command, {**os.environ, "MINILLM_LIFELINE_FD": str(LIFELINE_FD)})
 
+    @property
+    def seconds_left(self) -> float:
+        """To the deadline; below 0 once it has passed."""
+        return self._deadline - boot_time()
+
     def watch(self) -> int | None:
         """Wait for the trainer: its exit status, or None where the tree must be killed first."""
-        while (left := self._deadline - boot_time()) > 0:
+        while (left := self.seconds_left) > 0:
             # Looked at again at times, since a select does not count the time that the machine sleeps.
             readable, _, _ = select.select([self._control_fd, self._wake_read], [], [], min(left, 5.0))
             if self._control_fd in readable and not self._read_control():
@@ -187,8 +192,10 @@ def main(arguments: list[str]) -> None:
     control_fd = fcntl.fcntl(int(arguments[0]), fcntl.F_DUPFD_CLOEXEC, 50)
     os.close(int(arguments[0]))
     guardian = Guardian(control_fd, float(arguments[1]))
-    guardian.start(arguments[2:])
-    status = guardian.watch()
+    status = None
+    if guardian.seconds_left > 0:  # else the supervisor has slept since its claim, and another may train by now
+        guardian.start(arguments[2:])
+        status = guardian.watch()
     kill_descendants(os.getpid())
     if status is None:
         status = -signal.SIGKILL

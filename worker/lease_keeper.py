@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from store.database import Database
 from store.errors import StaleAttempt
 from store.leases import Claim, Desired, renew
@@ -94,7 +92,8 @@ class LeaseKeeper:
                 # A deadline in the past: the trainer dies now, even if the main thread is stuck.
                 self._announce(-1.0)
                 return
-            except SQLAlchemyError as error:
+            except Exception as error:
+                # Whatever it is, such as a word of a newer version: the next one may succeed, and none ends the job.
                 logger.warning("the lease of %s was not renewed: %s", self._claim.job_id, type(error).__name__)
             else:
                 news = self.desired is None or (desired.state, desired.keep, desired.drain) != (

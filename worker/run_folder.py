@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from minillm_core.spec import (
     CONTEXT_FILE,
     PINNED_FILE,
     SPEC_FILE,
+    STUDENT_DIR,
     Failure,
     FailureCategory,
     JobSpec,
@@ -63,6 +65,9 @@ def prepare(
         # Only after the database went back to an older state: what lies there is not this attempt's.
         run_dir.rename(run_dir.with_name(f"{run_dir.name}.before-{claim.attempt_id}"))
     run_dir.mkdir(parents=True)
+    for number in range(1, claim.attempt):
+        # Of those whose worker died as well. Whoever may still write there lost the job long ago.
+        remove_leftovers(settings.run_dir(claim.job_id, number))
     damaged: list[tuple[ResumePoint, ManifestError]] = []
     good = _resumable(claim, settings, damaged, keep_going)
     if claim.forked and not good and keep_going():
@@ -81,6 +86,19 @@ def prepare(
     (run_dir / SPEC_FILE).write_text(spec.model_dump_json(indent=1))
     (run_dir / CONTEXT_FILE).write_text(context.model_dump_json(indent=1))
     return PreparedRun(run_dir, spec, damaged)
+
+
+def remove_leftovers(run_dir: Path) -> None:
+    """Remove what a dead trainer had not finished, all of which has hidden names.
+
+    Checkpoints cut short would otherwise pile up on the disk of a job that lives for weeks.
+    """
+    folders = [run_dir, *(path for path in run_dir.glob("*/") if path.name != STUDENT_DIR)]
+    for unfinished in [path for folder in folders for path in folder.glob(".*")]:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
 
 
 def write_pins(run_dir: Path, pinned: Collection[str]) -> None:

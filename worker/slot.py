@@ -92,7 +92,10 @@ class Slot:
             if gpu.free_bytes < LEAST_FREE_SHARE * gpu.total_bytes:
                 free = f"{gpu.free_bytes >> 20} of {gpu.total_bytes >> 20} MiB"
                 return f"accelerator {gpu.index} is in use by something else: {free} are free"
-        free_bytes = shutil.disk_usage(self._runs_dir).free
+        try:
+            free_bytes = shutil.disk_usage(self._runs_dir).free
+        except OSError as error:
+            return f"the folder of runs cannot be asked for its space: {error.strerror}"
         if free_bytes < self._min_free_bytes:
             return f"the disk is almost full: {free_bytes >> 20} MiB are free, {self._min_free_bytes >> 20} are needed"
         return None

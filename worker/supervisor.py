@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
@@ -24,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from minillm_core.spec import (
     EVENTS_FILE,
     MANIFEST_FILE,
+    ExitCode,
     Failure,
     FailureCategory,
     FailureEvent,
@@ -42,7 +44,7 @@ from worker.launcher import TrainerLauncher
 from worker.lease_keeper import LeaseKeeper
 from worker.manifests import ManifestError, Unreadable, verify
 from worker.process_group import ProcessGroup, ProcessIdentity, rotate
-from worker.run_folder import PreparedRun, Unresolvable, prepare, write_pins
+from worker.run_folder import PreparedRun, Unresolvable, prepare, remove_leftovers, write_pins
 from worker.tail import EventTail, attempt_log
 from worker.verdict import Ending, StopReason, judge, out_of_memory_kills
 from worker.watchdog import Watchdog
@@ -58,6 +60,8 @@ HOUSEKEEPING_SECONDS = 1.0
 LOG_LIMIT_BYTES = 32 << 20
 STALL_GRACE_SECONDS = 5.0
 """A trainer that hangs rarely answers a SIGTERM."""
+
+Result = TypeVar("Result")
 
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 """Errors that say nothing of the write: a server that is gone, a session that it ended, a lock not had in time."""
@@ -97,12 +101,13 @@ class Supervisor:
         )
         self._run_dir = settings.run_dir(claim.job_id, claim.attempt)
         self._tail = EventTail(self._run_dir / EVENTS_FILE)
-        self._watchdog = Watchdog(
+        self._watchdog = Watchdog(  # of the trainer: what comes before it may take as long as it likes
             start_seconds=settings.start_watchdog_seconds, progress_seconds=settings.progress_watchdog_seconds
         )
         self._pending: deque[TrainerEvent] = deque()
         self._record_at = 0.0
         self._housekeeping_at = 0.0
+        self._launched = False
         self._stop: StopReason | None = None
         self._kill_at = float("inf")
         self._disk_full = False
@@ -130,8 +135,8 @@ class Supervisor:
             prepared = prepare(
                 self._claim,
                 self._settings,
-                model_folder=self._model_folder,
-                keep_going=lambda: not self._lease.stale and self._reason() is None,
+                model_folder=lambda reference: self._persist(lambda: self._model_folder(reference)),
+                keep_going=self._keep_going,
             )
         except Unresolvable as error:
             return Outcome.failed(error.failure)
@@ -141,9 +146,10 @@ class Supervisor:
         except OSError as error:
             code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "run_folder"
             return _infrastructure(code, f"The run folder cannot be written: {error.strerror}")
+        self._check_fence()
         self._report_damage(prepared)
-        if self._reason() is not None:
-            return judge(Ending(status=None, reason=self._reason()))
+        if not self._keep_going():
+            return judge(Ending(status=None, reason=self._stop))
         try:
             group = self._launcher.launch(
                 prepared.run_dir,
@@ -155,6 +161,7 @@ class Supervisor:
             return _infrastructure("launch_failed", f"The trainer cannot be started: {error.strerror}")
         try:
             self._lease.follow(group.extend)
+            self._launched = True
             self._watchdog.restart()
             self._note_process(group)
             status = self._supervise(group)
@@ -163,6 +170,7 @@ class Supervisor:
             self.survivors = group.kill()
             if self.survivors:
                 logger.error("%s: processes that cannot be ended: %s", self._claim.job_id, self.survivors)
+            remove_leftovers(self._run_dir)
         overdue = self._lease.overdue
         self._drain_events()
         student, damage = self._verified_student()
@@ -181,6 +189,12 @@ class Supervisor:
             )
         )
 
+    def _keep_going(self) -> bool:
+        """Whether to go on with what comes before the trainer. A no stands: what was left out by it stays left out."""
+        if self._stop is None:
+            self._stop = self._reason()
+        return self._stop is None and not self._lease.stale
+
     def _supervise(self, group: ProcessGroup) -> int:
         """Follow the trainer until it has ended. Raises StaleAttempt."""
         while True:
@@ -191,6 +205,9 @@ class Supervisor:
             self._read_events()
             self._record_if_due()
             if status is not None:
+                if self._stop is None and status == ExitCode.STOPPED:
+                    # A signal that went to all processes of the service may have been quicker to the trainer.
+                    self._stop = self._reason()
                 return status
             self._steer(group)
             if time.monotonic() >= self._housekeeping_at:
@@ -215,7 +232,7 @@ class Supervisor:
             return StopReason.CANCEL
         if left is not None and boot_time() - learned_at >= left:
             return StopReason.TIME_LIMIT
-        if self._watchdog.stalled:
+        if self._launched and self._watchdog.stalled:
             return StopReason.STALLED
         if self._disk_full:
             return StopReason.DISK_FULL
@@ -235,9 +252,12 @@ class Supervisor:
 
     def _keep_house(self) -> None:
         self._housekeeping_at = time.monotonic() + HOUSEKEEPING_SECONDS
-        for name in ("stdout.log", "stderr.log"):
-            rotate(self._run_dir / name, LOG_LIMIT_BYTES)
         self._disk_full = self._almost_full()
+        for name in ("stdout.log", "stderr.log"):
+            try:
+                rotate(self._run_dir / name, LOG_LIMIT_BYTES)
+            except OSError as error:  # no room, mostly: no reason to end a trainer that may yet save
+                logger.warning("%s: %s was not rotated: %s", self._claim.job_id, name, error.strerror)
         self._pass_on_pins()
 
     def _pass_on_pins(self) -> None:
@@ -252,7 +272,11 @@ class Supervisor:
             logger.warning("%s: pins were not passed on: %s", self._claim.job_id, error.strerror)
 
     def _almost_full(self) -> bool:
-        return shutil.disk_usage(self._run_dir).free < self._settings.min_free_bytes
+        try:
+            return shutil.disk_usage(self._run_dir).free < self._settings.min_free_bytes
+        except OSError as error:
+            logger.warning("%s: the disk cannot be asked for its space: %s", self._claim.job_id, error.strerror)
+            return False
 
     # --------------------------------------------------------------------------------------- the store
 
@@ -346,8 +370,8 @@ class Supervisor:
             failure = Failure(code="internal_error", category=FailureCategory.SYSTEM, message=str(error))
             self._persist(lambda: settle(Outcome.failed(failure, log=attempt_log(self._run_dir).encode())))
 
-    def _persist(self, write: Callable[[], None]) -> None:
-        """Do a write that must not be lost, again and again while the database is away.
+    def _persist(self, write: Callable[[], Result]) -> Result:
+        """Do what must not be lost, again and again while the database is away; what it returns.
 
         A worker that drains gives up after its grace: the lease then expires and a sweep requeues the job.
         Raises StaleAttempt where the job was lost meanwhile.

@@ -8,12 +8,14 @@ be done twice or be cut short anywhere: any number of sweepers may run.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 import queue
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from celery import Celery
@@ -28,7 +30,7 @@ from store.database import Database
 from store.files import FileRepository
 from store.jobs import JobRepository
 from store.settings import Settings, get_settings
-from store.sweep import Sweep, sweep_with
+from store.sweep import DoomedCheckpoint, Sweep, sweep_with
 from store.workers import WorkerRepository
 from worker.process_group import attempt_processes
 from worker.startup import UNAVAILABLE, configure_logging, end_on_sigterm, wait_for_schema
@@ -63,9 +65,10 @@ class Sweeper:
                 self._recover_at = time.monotonic() + self._settings.lease_seconds
             self._report(done)
             for job_id in done.wake:
-                wake(self._celery, job_id)
-            self._delete(done)
+                if not wake(self._celery, job_id):
+                    break  # the next might cost as many seconds: a later sweep asks the broker again
             self.end_orphans()
+            self._delete(done)
             if time.monotonic() >= self._forget_at:
                 self._forget_at = time.monotonic() + FORGET_EVERY_SECONDS
                 with self._database.write() as session:
@@ -103,20 +106,41 @@ class Sweeper:
                 logger.warning("%s: %s by the sweep", job_id, kind)
 
     def _delete(self, done: Sweep) -> None:
-        """Folders first, rows last: what is cut short in between is found again."""
+        """Remove what is due, as much as the time between two sweeps allows: no lease shall wait for large folders."""
+        until = time.monotonic() + self._settings.sweep_seconds
+        for what, remove in self._removals(done):
+            try:
+                remove()
+            except OSError as error:
+                logger.error("%s cannot be removed: %s", what, error)
+            if time.monotonic() > until:
+                return
+
+    def _removals(self, done: Sweep) -> Iterator[tuple[str, Callable[[], None]]]:
         for job_id in done.delete_jobs:
-            if _removed(self._settings.runs_dir / job_id, self._settings.runs_dir):
-                with self._database.write() as session:
-                    JobRepository(session).purge(job_id)
+            yield job_id, functools.partial(self._delete_job, job_id)
         for checkpoint in done.delete_checkpoints:
-            run_dir = self._settings.run_dir(checkpoint.job_id, checkpoint.attempt)
-            if _removed(run_dir / checkpoint.path, run_dir):
-                with self._database.write() as session:
-                    CheckpointRepository(session).purge(checkpoint.id)
+            yield checkpoint.id, functools.partial(self._delete_checkpoint, checkpoint)
         for file_id in done.delete_files:
-            LocalBlobs(self._settings.files_dir).delete(file_id)
+            yield file_id, functools.partial(self._delete_file, file_id)
+
+    # Folders first, rows last: what is cut short in between is found again.
+
+    def _delete_job(self, job_id: str) -> None:
+        if _removed(self._settings.runs_dir / job_id, self._settings.runs_dir):
             with self._database.write() as session:
-                FileRepository(session).purge(file_id)
+                JobRepository(session).purge(job_id)
+
+    def _delete_checkpoint(self, checkpoint: DoomedCheckpoint) -> None:
+        run_dir = self._settings.run_dir(checkpoint.job_id, checkpoint.attempt)
+        if _removed(run_dir / checkpoint.path, run_dir):
+            with self._database.write() as session:
+                CheckpointRepository(session).purge(checkpoint.id)
+
+    def _delete_file(self, file_id: str) -> None:
+        LocalBlobs(self._settings.files_dir).delete(file_id)
+        with self._database.write() as session:
+            FileRepository(session).purge(file_id)
 
 
 def _removed(folder: Path, within: Path) -> bool:

@@ -30,14 +30,15 @@ class EventTail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
-        self._partial = b""
+        """Where the first line begins that has not been given."""
         self._skipping = False
         self.malformed = 0
 
     def read(self, limit: int = 500) -> list[TrainerEvent]:
         """Up to about `limit` new events (whole blocks of 1 MiB are parsed at a time); [] where there is nothing new.
 
-        The file may not exist yet.
+        The file may not exist yet. The beginning of a line is read again with its end: until that is there, a
+        trainer whose disk is full may take it back.
         """
         events: list[TrainerEvent] = []
         try:
@@ -46,20 +47,22 @@ class EventTail:
             return events
         with file:
             file.seek(self._offset)
+            partial = b""
             while len(events) < limit:
                 block = file.read(_BLOCK_BYTES)
                 if not block:
                     break
-                self._offset += len(block)
-                *lines, self._partial = (self._partial + block).split(b"\n")
+                *lines, partial = (partial + block).split(b"\n")
                 for line in lines:
+                    self._offset += len(line) + 1
                     event = None if self._skipping else self._parse(line)
                     self._skipping = False
                     if event is not None:
                         events.append(event)
-                if len(self._partial) > LONGEST_EVENT_BYTES:
-                    self._partial, self._skipping = b"", True
-                    self.malformed += 1
+                if len(partial) > LONGEST_EVENT_BYTES or (self._skipping and partial):
+                    self._offset += len(partial)
+                    self.malformed += not self._skipping
+                    partial, self._skipping = b"", True
         return events
 
     def _parse(self, line: bytes) -> TrainerEvent | None:
@@ -108,11 +111,15 @@ def _last_bytes(path: Path, count: int) -> bytes:
 
 def attempt_log(run_dir: Path, limit_bytes: int = LOG_TAIL_BYTES) -> str:
     """The ends of both outputs of an attempt, each under a header, printable, at most `limit_bytes` together."""
-    share = limit_bytes // 2 - 32
+    room = limit_bytes - 64  # for the headers
+    # One byte more than wanted shows that the start was cut off.
+    ends = {name: _last_bytes(run_dir / f"{name}.log", room + 1) for name in ("stdout", "stderr")}
+    shorter = min(ends.values(), key=len)
     parts = []
-    for name in ("stdout", "stderr"):
-        # One byte more than wanted shows that the start was cut off.
-        text = log_tail(_last_bytes(run_dir / f"{name}.log", share + 1), share).strip("\n")
+    for name, end in ends.items():
+        # What one does not need of its half is the other's.
+        share = max(room // 2, room - len(shorter)) if end is not shorter else room // 2
+        text = log_tail(end, share).strip("\n")
         if text:
             parts.append(f"==> {name} <==\n{text}\n")
     return "".join(parts)

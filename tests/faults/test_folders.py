@@ -20,6 +20,7 @@ from store.tables import Checkpoint, Job
 from store.vocabulary import JobState, Keep
 from tests.faults.conftest import die, in_child, sweeper_of
 from tests.worker.conftest import Service, wait_until
+from worker.process_group import rotate
 
 
 class TestCommit:
@@ -71,6 +72,26 @@ def _die_at_call(number: int, *names: str) -> None:
 
     for name in names:
         setattr(os, name, deadly(getattr(os, name)))
+
+
+class TestLeftovers:
+    """What dead trainers had not finished is nobody's: it would fill the disk of a job that lives for weeks."""
+
+    def test_go_with_the_attempt(self, service: Service) -> None:
+        job_id = service.submit(mode="kill", at="3", leave="checkpoints/.00002-training-0000002")
+        service.run()
+        folder = service.settings.run_dir(job_id, 1) / "checkpoints"
+        assert [path.name for path in folder.iterdir()] == ["training-2"]
+
+    def test_of_a_lost_worker_go_with_the_next_attempt(self, service: Service) -> None:
+        job_id = service.submit(mode="kill", at="3", scheduling={"max_attempts": 9})
+        service.run()
+        half = service.settings.run_dir(job_id, 1) / "checkpoints" / ".00002-training-0000002"
+        half.mkdir()
+        (half / "state.bin").write_bytes(b"half")
+        service.run()
+        assert not half.exists()
+        assert (service.settings.run_dir(job_id, 1) / "checkpoints" / "training-2").is_dir()
 
 
 class TestDeletion:
@@ -186,6 +207,27 @@ class TestFullDisk:
         with service.database.read() as session:
             for row in session.scalars(select(Checkpoint)):
                 assert verify_folder(service.settings.run_dir(job_id, 1) / row.path)
+
+    def test_a_log_that_there_is_no_room_to_rotate_stays(self, small_disk: Path) -> None:
+        log = small_disk / "stdout.log"
+        log.write_bytes(b"x" * (6 << 20))
+        with pytest.raises(OSError, match="No space left"):
+            rotate(log, 5 << 20)
+        assert log.stat().st_size == 6 << 20
+        assert list(small_disk.iterdir()) == [log]
+
+    def test_housekeeping_that_fails_ends_no_trainer(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        tried = []
+
+        def full(log: Path, limit_bytes: int) -> bool:
+            tried.append(log)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("worker.supervisor.rotate", full)
+        job_id = service.submit(steps="4", delay="0.4")
+        service.run()
+        assert tried and service.state(job_id) is JobState.SUCCEEDED
+        assert len(service.attempts(job_id)) == 1
 
     def test_a_run_folder_that_cannot_be_made(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object, **__: object) -> None:

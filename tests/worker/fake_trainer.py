@@ -6,6 +6,8 @@ mode            succeed | crash | kill | hang | silent | user_error | corrupt | 
                 | chatty (a megabyte of output a step) | ballast (fills its disk)
 steps, delay    number of steps and seconds between them
 at              step at which the mode shows
+leave           folder that it leaves half-written at that step
+linger          phase in which it stays until it is told to stop, and then for as long again as `goodbye` says
 """
 
 from __future__ import annotations
@@ -107,6 +109,9 @@ def misbehave(step: int) -> None:
         print("x" * (1 << 20), flush=True)
     if step != AT:
         return
+    if "leave" in OPTIONS:
+        (RUN_DIR / OPTIONS["leave"]).mkdir(parents=True)
+        (RUN_DIR / OPTIONS["leave"] / "state.bin").write_bytes(b"half")
     if MODE == "ballast":
         with contextlib.suppress(OSError), (RUN_DIR / "ballast").open("wb", buffering=0) as file:
             while file.write(bytes(1 << 12)):
@@ -127,6 +132,14 @@ def misbehave(step: int) -> None:
         threading.Event().wait(120)
 
 
+def enter(phase: str) -> None:
+    """Begin a phase: as the real trainer, one without steps does not end sooner for a SIGTERM."""
+    emit("phase", phase=phase)
+    if OPTIONS.get("linger") == phase:
+        stop.wait(120)
+        time.sleep(float(OPTIONS.get("goodbye", "0")))
+
+
 def main() -> None:
     (RUN_DIR / "environment.json").write_text(json.dumps(dict(os.environ)))
     threading.Thread(target=watch_lifeline, daemon=True).start()
@@ -135,13 +148,13 @@ def main() -> None:
         nest(3, own_session=MODE == "escape")
     else:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    emit("phase", phase="preparing")
+    enter("preparing")
     if MODE == "user_error":
         failure = {"code": "dataset_invalid", "category": "user", "message": "no rows", "param": "/dataset/file"}
         emit("failure", failure=failure)
         sys.exit(64)
     first = resumed_step() + 1
-    emit("phase", phase="training")
+    enter("training")
     for step in range(first, STEPS + 1):
         misbehave(step)
         emit("progress", phase="training", step=step, total_steps=STEPS, fraction=step / STEPS)
@@ -151,7 +164,8 @@ def main() -> None:
             sys.exit(75)
         if MODE != "stubborn" and step % 2 == 0:
             checkpoint(step)
-    emit("phase", phase="exporting")
+    enter("evaluating")
+    enter("exporting")
     if MODE != "no_student":
         student()
 

@@ -109,6 +109,24 @@ def test_an_outage_longer_than_the_lease_is_overdue(service: Service, monkeypatc
         assert not keeper._lapsed, "the next trainer was not there then"
 
 
+def test_one_renewal_that_goes_wrong_in_another_way_is_not_the_last(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, keeper, _ = _keeper(service, 5.0)
+    tried = threading.Event()
+
+    def broken() -> Any:
+        tried.set()
+        raise ValueError("'hibernate' is not a valid DesiredState")
+
+    with keeper:
+        with monkeypatch.context() as newer:
+            newer.setattr(service.database, "write", broken)
+            assert tried.wait(5.0)
+            before = keeper.deadline
+        wait_until(lambda: keeper.deadline > before)
+
+
 def test_the_margin_is_within_the_lease() -> None:
     assert safety_margin(30.0, 5.0) == 5.0
     assert safety_margin(1.0, 0.5) == 0.25

@@ -113,6 +113,19 @@ class TestEnd:
         assert group.wait(10) == -signal.SIGKILL
         assert alive(group) == 0
 
+    def test_what_comes_too_late_is_not_even_started(self, tmp_path: Path) -> None:
+        """A worker that slept between its claim and its start: another one may train by now."""
+        for _ in range(5):
+            group = ProcessGroup.start(
+                ["/bin/sh", "-c", "echo started > proof"],
+                run_dir=tmp_path,
+                attempt_id=new_id("att"),
+                deadline=boot_time() - 1.0,
+            )
+            assert group.wait(10) == -signal.SIGKILL
+            assert group.kill() == []
+        assert not (tmp_path / "proof").exists()
+
     def test_a_renewed_deadline_lets_it_live(self, start: Callable[..., ProcessGroup]) -> None:
         group = start(steps="1000", delay="0.05", seconds=0.6)
         group.extend(boot_time() + 30.0)

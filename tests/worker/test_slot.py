@@ -39,3 +39,7 @@ def test_what_an_attempt_left_alive(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert slot.problem() is None
+
+
+def test_a_folder_that_cannot_be_asked(tmp_path: Path) -> None:
+    assert "cannot be asked" in str(_slot(tmp_path / "unmounted").problem())

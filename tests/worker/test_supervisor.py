@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from minillm_core.spec import PINNED_FILE, JobSpec
 from store.checkpoints import CheckpointRepository
@@ -16,6 +21,9 @@ from store.sweep import sweep
 from store.tables import Checkpoint, Event, MetricPoint
 from store.vocabulary import AttemptState, JobState, Keep
 from tests.worker.conftest import OWNER, Service, wait_until
+from worker import run_folder
+from worker.supervisor import Supervisor
+from worker.verdict import StopReason
 
 
 class TestSuccess:
@@ -239,6 +247,131 @@ class TestWhatTheUserWants:
         thread.join(5)
         job = service.job(job_id)
         assert (job.state, job.retries) == (JobState.QUEUED, 0)
+
+    def test_a_resume_right_after_a_pause_gives_the_slot_free_first(self, service: Service) -> None:
+        job_id = service.submit(steps="1000", delay="0.05")
+        thread = service.run_aside(heartbeat_seconds=0.5)
+        wait_until(lambda: service.steps(job_id))
+        with service.database.write() as session:
+            repository = JobRepository(session)
+            repository.resume(repository.request_pause(repository.get(OWNER, job_id)))
+        thread.join(10)
+        assert not thread.is_alive()
+        assert service.state(job_id) is JobState.QUEUED
+        assert service.attempts(job_id)[0].exit_code == 75
+
+
+class TestDeploy:
+    """SIGTERM of a worker, whatever its attempt is at."""
+
+    def test_before_its_folder_is_made(self, service: Service) -> None:
+        job_id = service.submit(steps="2")
+        supervisor = service.supervisor()
+        service.drain.set()
+        supervisor.run()
+        self.handed_back(service, job_id)
+        assert service.attempts(job_id)[0].pid is None, "no trainer was started"
+
+    def test_while_it_verifies_checkpoints(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        job_id = service.submit(mode="kill", at="5", steps="5", scheduling={"max_attempts": 9})
+        service.run()
+        real = run_folder.verify
+
+        def interrupted(*arguments: Any, **options: Any) -> Any:
+            service.drain.set()
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(run_folder, "verify", interrupted)
+        service.run()
+        assert service.attempts(job_id)[1].pid is None
+        self.handed_back(service, job_id, retries=1)
+
+    @pytest.mark.parametrize("phase", ["preparing", "training", "evaluating"])
+    def test_while_it_is_deaf(self, service: Service, phase: str) -> None:
+        """A phase without steps may be longer than the grace. It is ended, and its job is not worse off."""
+        job_id = service.submit(steps="2", linger=phase, goodbye="60")
+        thread = service.run_aside(stop_grace_seconds=0.5)
+        wait_until(lambda: service.job(job_id).phase == phase)
+        began = time.monotonic()
+        service.drain.set()
+        thread.join(10)
+        assert not thread.is_alive() and time.monotonic() - began < 8
+        self.handed_back(service, job_id)
+        assert service.attempts(job_id)[0].signal == signal.SIGKILL
+
+    def test_while_it_exports(self, service: Service) -> None:
+        """What is done within the grace is done."""
+        job_id = service.submit(steps="2", linger="exporting", goodbye="0.3")
+        thread = service.run_aside()
+        wait_until(lambda: service.job(job_id).phase == "exporting")
+        service.drain.set()
+        thread.join(10)
+        assert service.state(job_id) is JobState.SUCCEEDED
+
+    def test_that_reaches_the_trainer_before_the_worker_has_noticed(self, service: Service) -> None:
+        """As where a signal goes to all processes of a service at once."""
+        job_id = service.submit(steps="1000", delay="0.05")
+        supervisor = service.supervisor()
+        thread = threading.Thread(target=supervisor.run, daemon=True)
+        steer = supervisor._steer
+        supervisor._steer = lambda group: None if service.drain.is_set() else steer(group)  # type: ignore[method-assign]
+        thread.start()
+        wait_until(lambda: service.steps(job_id))
+        service.drain.set()
+        os.kill(service.attempts(job_id)[0].pid, signal.SIGTERM)
+        thread.join(10)
+        self.handed_back(service, job_id)
+        assert service.attempts(job_id)[0].exit_code == 75
+
+    def handed_back(self, service: Service, job_id: str, retries: int = 0) -> None:
+        job = service.job(job_id)
+        assert (job.state, job.retries, job.not_before) == (JobState.QUEUED, retries, None)
+        assert service.attempts(job_id)[-1].state is AttemptState.STOPPED
+        assert service.processes(job_id) == 0
+
+
+class TestPreparation:
+    def test_its_time_is_not_the_trainers_silence(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Large checkpoints take long to verify; that counts against no trainer."""
+        job_id = service.submit(mode="kill", at="5", steps="5", scheduling={"max_attempts": 9})
+        service.run()
+        real = run_folder.verify
+
+        def slow(*arguments: Any, **options: Any) -> Any:
+            time.sleep(1.0)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(run_folder, "verify", slow)
+        service.run(start_watchdog_seconds=1.5, progress_watchdog_seconds=1.5)
+        assert service.attempts(job_id)[1].pid is not None
+        context = json.loads((service.settings.run_dir(job_id, 2) / "run.json").read_text())
+        assert len(context["resume_from"]) == 2
+
+    def test_a_reason_to_stop_that_it_has_seen_stands(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A trainer that was started all the same would begin without the checkpoints that were not looked at."""
+        job_id = service.submit(mode="kill", at="5", steps="5", scheduling={"max_attempts": 9})
+        service.run()
+        seen = iter([StopReason.DRAIN])
+        monkeypatch.setattr(Supervisor, "_reason", lambda self: next(seen, None))
+        service.run()
+        attempt = service.attempts(job_id)[1]
+        assert (attempt.state, attempt.pid) == (AttemptState.STOPPED, None)
+        assert service.state(job_id) is JobState.QUEUED
+
+    def test_an_outage_of_the_database_is_waited_out(self, service: Service) -> None:
+        folder = service.settings.models_dir / "student"
+        folder.mkdir()
+        answers: list[Any] = [OperationalError("", {}, Exception("away")), folder]
+
+        def model_folder(reference: str) -> Path:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        job_id = service.submit(student={"model": "model_abc"})
+        service.supervisor(model_folder=model_folder).run()
+        assert service.state(job_id) is JobState.SUCCEEDED
 
 
 class TestPins:

@@ -11,10 +11,13 @@ from sqlalchemy.exc import OperationalError
 
 from store.broker import make_celery
 from store.checkpoints import CheckpointRepository
+from store.files import FileRepository
+from store.ids import new_id
 from store.jobs import JobRepository
 from store.leases import claim
-from store.tables import Job
+from store.tables import File, Job
 from store.vocabulary import JobState
+from store.workers import WorkerRepository
 from tests.worker.conftest import OWNER, Service, wait_until
 from worker.guardian import boot_time
 from worker.process_group import ProcessGroup, attempt_processes
@@ -67,6 +70,23 @@ class TestRecovery:
         wait_until(lambda: sweeper.sweep_once() and service.state(job_id) is JobState.QUEUED)
 
 
+class TestWakes:
+    def test_a_broker_that_does_not_take_one_is_not_asked_again_in_the_same_pass(
+        self, service: Service, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that hangs costs seconds each time, in which no lease would be recovered."""
+        asked: list[str] = []
+        monkeypatch.setattr("worker.sweeper.wake", lambda _, job_id: asked.append(job_id))
+        with service.database.write() as session:
+            for number in range(3):
+                WorkerRepository(session).register(host="h", pid=number, heartbeat_seconds=5.0)
+        for _ in range(3):
+            service.submit()
+        done = sweeper.sweep_once()
+        assert done is not None and len(done.wake) == 3
+        assert len(asked) == 1
+
+
 class TestOrphans:
     def test_of_a_dead_attempt_are_ended_and_of_a_living_one_not(
         self, service: Service, sweeper: Sweeper, tmp_path: Path
@@ -99,6 +119,38 @@ class TestDeletion:
         with service.database.read() as session:
             assert session.get(Job, job_id) is None
         assert sweeper.sweep_once() is not None
+
+    def test_what_cannot_be_removed_keeps_nothing_else_from_it(
+        self, service: Service, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ids = [new_id("file") for _ in range(2)]
+        with service.database.write() as session:
+            for id in ids:
+                files = FileRepository(session)
+                file = files.create(id=id, owner_id=OWNER, filename="f", purpose="x", bytes=1, sha256="0")
+                files.request_delete(file)
+        (service.settings.files_dir / ids[0]).mkdir(parents=True)  # no file: it cannot be unlinked
+        ended: list[bool] = []
+        monkeypatch.setattr(sweeper, "end_orphans", lambda: ended.append(True))
+        for _ in range(2):
+            assert sweeper.sweep_once() is not None
+        with service.database.read() as session:
+            assert [session.get(File, id) is None for id in ids] == [False, True]
+        assert ended == [True, True]
+
+    def test_a_large_removal_does_not_keep_leases_waiting(self, service: Service) -> None:
+        settings = service.settings.model_copy(update={"sweep_seconds": 1e-6})
+        sweeper = Sweeper(service.database, settings, make_celery(settings))
+        jobs = [service.submit(steps="1") for _ in range(3)]
+        for _ in jobs:
+            service.run()
+        for job_id in jobs:
+            service.do(job_id, "request_delete")
+        left = []
+        for _ in range(4):
+            assert sweeper.sweep_once() is not None
+            left.append(sum((service.settings.runs_dir / job_id).exists() for job_id in jobs))
+        assert left == [2, 1, 0, 0]
 
     def test_an_expired_checkpoint_goes_with_its_folder(self, service: Service, sweeper: Sweeper) -> None:
         job_id = service.submit(steps="4")

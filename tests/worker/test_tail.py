@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,22 @@ class TestEventTail:
             assert _seqs(events) == []
             file.write(_line(2)[10:] + _line(3))
             assert _seqs(events) == [2, 3]
+
+    def test_a_half_line_that_is_taken_back_costs_no_event(self, tmp_path: Path) -> None:
+        """A disk that is full takes half of one, which the trainer removes again."""
+        path = tmp_path / "events.jsonl"
+        events = EventTail(path)
+        path.write_bytes(_line(1) + b'{"type":"message","seq":2,"ti')
+        assert _seqs(events) == [1]
+        os.truncate(path, len(_line(1)))
+        assert _seqs(events) == []
+        with path.open("ab") as file:
+            file.write(_line(3)[:10])
+        assert _seqs(events) == []
+        with path.open("ab") as file:
+            file.write(_line(3)[10:] + _line(4))
+        assert _seqs(events) == [3, 4]
+        assert events.malformed == 0
 
     def test_lines_that_are_no_events_are_counted_and_passed_over(self, tmp_path: Path) -> None:
         path = tmp_path / "events.jsonl"
@@ -75,6 +92,14 @@ class TestAttemptLog:
         assert log.endswith("old 9999\nnew\n")
         assert 300 < len(log.encode()) <= 1000
         assert log.splitlines()[1].startswith("old ")
+
+    @pytest.mark.parametrize(("out", "err"), [(0, 90_000), (90_000, 0), (2_000, 90_000), (90_000, 2_000)])
+    def test_what_one_output_leaves_is_the_others(self, tmp_path: Path, out: int, err: int) -> None:
+        for name, size in (("stdout", out), ("stderr", err)):
+            (tmp_path / f"{name}.log").write_text("".join(f"{n:06d}\n" for n in range(size // 7)))
+        log = attempt_log(tmp_path)
+        assert 65_000 < len(log.encode()) <= 65_536
+        assert log.count("\n000000\n") == sum(0 < size <= 2_000 for size in (out, err)), "the shorter one is whole"
 
     def test_is_empty_without_output(self, tmp_path: Path) -> None:
         assert attempt_log(tmp_path) == ""
