@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import torch
 import torch.distributed as dist
 
@@ -10,15 +12,21 @@ from minillm_core.rank_failures import RANK_LOST
 from minillm_core.train.checkpoints import FULL_DISK, disk_fault, is_write_error
 
 _LOST_RANK_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+_LOST_DISK = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.ENOTCONN, errno.EREMOTEIO}
+)
+"""A disk or a network file system does not answer as it should: another time, or another machine, may do better."""
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc")
 
 
 def as_fault(error: Exception) -> SystemFault:
-    """A full disk, exhausted memory and a lost rank have codes of their own; the rest is ``internal_error``."""
+    """A full or lost disk, exhausted memory and a lost rank have codes of their own; the rest is ``internal_error``."""
     if (isinstance(error, OSError) and error.errno in FULL_DISK) or (
         is_write_error(error) and not isinstance(error, OSError)
     ):
         return disk_fault(error, "the run's files")
+    if isinstance(error, OSError) and error.errno in _LOST_DISK:
+        return SystemFault("io_error", f"a disk does not answer: {error}", retryable=True)
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in text.lower() for word in _MEMORY_WORDS):
         return SystemFault(

@@ -61,13 +61,15 @@ def commit_folder(tmp: Path, final: Path, kind: Literal["checkpoint", "student"]
 def verify_folder(folder: Path) -> Manifest:
     """Read the manifest of ``folder`` and compare every file with it.
 
-    Raises :class:`FolderDamaged` when the manifest is missing or unreadable, or a file is missing,
-    has another size or checksum, or is named outside of the folder.
+    Raises :class:`FolderDamaged` when the manifest is missing or unreadable, or a file is missing, cannot be
+    read, has another size or checksum, or is named outside of the folder.
     """
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
     except FileNotFoundError:
         raise FolderDamaged(f"{folder} has no {MANIFEST_FILE}") from None
+    except OSError as error:
+        raise FolderDamaged(f"{folder / MANIFEST_FILE} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise FolderDamaged(f"{folder / MANIFEST_FILE} is not a manifest: {error.errors()[0]['msg']}") from error
     for entry in manifest.files:
@@ -77,8 +79,12 @@ def verify_folder(folder: Path) -> Manifest:
         path = folder / name
         if not path.is_file():
             raise FolderDamaged(f"{path} is missing")
-        # The size is compared first: it finds a cut file without reading it.
-        if path.stat().st_size != entry.bytes or _digest(path, flush=False)[0] != entry.sha256:
+        try:
+            # The size is compared first: it finds a cut file without reading it.
+            same = path.stat().st_size == entry.bytes and _digest(path, flush=False)[0] == entry.sha256
+        except OSError as error:
+            raise FolderDamaged(f"{path} cannot be read: {error.strerror}") from error
+        if not same:
             raise FolderDamaged(f"{path} is not the file that was committed")
     return manifest
 

@@ -283,10 +283,11 @@ def train_phase(
                 evaluate()
                 clock = time.monotonic()
             stopping = run.stop.agreed(ranks)
-            if stopping or (state.step % plan.save_every == 0 and not last):
+            # The last step too: what follows it, such as the measurements, may be long and must cost no training.
+            if stopping or last or state.step % plan.save_every == 0:
                 save()
                 clock = time.monotonic()
-            if stopping and not last:
+            if stopping:
                 raise Stopped(f"stopped after {state.step} steps")
         trained = engine.finished_model()
     finally:

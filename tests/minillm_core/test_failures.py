@@ -35,6 +35,8 @@ def test_the_free_space_tells_a_full_disk(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk_full"),
+        (OSError(errno.EIO, "Input/output error"), "io_error"),
+        (OSError(errno.ESTALE, "Stale file handle"), "io_error"),
         (MemoryError(), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "out_of_memory"),
     ],
@@ -45,7 +47,12 @@ def test_what_another_time_may_not_have_is_of_the_infrastructure(error: Exceptio
 
 
 def test_a_slip_of_the_program_is_final() -> None:
-    for error in (RuntimeError("shapes do not match"), KeyError("loss")):
-        assert not is_write_error(error)
+    missing = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    for error in (RuntimeError("shapes do not match"), KeyError("loss"), missing):
         failure = as_fault(error).failure()
         assert (failure.code, failure.category, failure.retryable) == ("internal_error", FailureCategory.SYSTEM, False)
+
+
+def test_what_is_no_failed_write() -> None:
+    for error in (RuntimeError("shapes do not match"), KeyError("loss")):
+        assert not is_write_error(error)

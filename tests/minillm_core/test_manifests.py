@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,7 @@ def test_an_earlier_folder_is_replaced(tmp_path: Path, committed: Path) -> None:
     assert verify_folder(committed).kind == "student"
 
 
-@pytest.mark.parametrize("change", ["cut", "flip", "remove", "manifest", "no_manifest"])
+@pytest.mark.parametrize("change", ["cut", "flip", "remove", "manifest", "no_manifest", "unreadable"])
 def test_damage_is_found(committed: Path, change: str) -> None:
     rng = committed / "ranks" / "0" / "rng"
     match change:
@@ -61,8 +63,45 @@ def test_damage_is_found(committed: Path, change: str) -> None:
             (committed / "manifest.json").write_text('{"kind": "cake"}')
         case "no_manifest":
             (committed / "manifest.json").unlink()
+        case "unreadable":
+            (committed / "manifest.json").unlink()
+            (committed / "manifest.json").mkdir()
     with pytest.raises(FolderDamaged, match=r"rng|manifest\.json"):
         verify_folder(committed)
+
+
+def test_a_file_that_the_disk_does_not_give_is_damage(committed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path, *, flush: bool) -> tuple[str, int]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("minillm_core.manifests._digest", broken)
+    with pytest.raises(FolderDamaged, match="cannot be read: Input/output error"):
+        verify_folder(committed)
+
+
+def test_all_of_it_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is renamed or announced first might be there after a power cut without what it stands for."""
+    done: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        done.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(("rename", str(path)))
+        return rename(path, target)
+
+    aside, final = filled(tmp_path / "aside"), tmp_path / "home" / "final"
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    commit_folder(aside, final, "checkpoint", {})
+    before, after = done[: done.index(("rename", str(aside)))], done[done.index(("rename", str(aside))) + 1 :]
+    names = ["empty", "model.bin", "ranks/0/rng", "manifest.json", ".", "ranks", "ranks/0"]
+    assert {("fsync", str((aside / name).resolve())) for name in names} == set(before)
+    manifest = before.index(("fsync", str(aside / "manifest.json")))
+    assert all(before.index(("fsync", str(aside / name))) < manifest for name in ("empty", "model.bin", "ranks/0/rng"))
+    assert after == [("fsync", str(final.parent))]
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "ranks/../../outside"])

@@ -221,6 +221,49 @@ class TestResume:
         assert losses(found) == losses(whole)[-len(losses(found)) :]
         assert_same_end(tmp_path / "whole", second)
 
+    def test_what_follows_the_last_step_costs_no_training_when_it_is_cut_short(self, tmp_path, monkeypatch):
+        """The measurement after it may take hours; a worker that is killed in it loses that alone."""
+        whole = run_here(write_run(tmp_path / "whole"))
+        cut = write_run(tmp_path / "cut")
+        measure, calls = Measurement.measure, []
+
+        def cut_short(*arguments, **options):
+            calls.append(arguments)
+            if len(calls) == 3:  # of the teacher, the student before and the student after
+                raise RuntimeError("killed")
+            return measure(*arguments, **options)
+
+        monkeypatch.setattr(Measurement, "measure", cut_short)
+        with pytest.raises(RuntimeError, match="killed"):
+            run_here(cut)
+        found = run_here(cut)
+        assert losses(found) == losses(whole), "no step was done twice"
+        assert len(calls) == 4, "nor was what had been measured before"
+        assert_same_end(tmp_path / "whole", cut)
+
+    # Two looks for each step of fine-tuning; then one for each round of four steps, and for each step.
+    @pytest.mark.parametrize("looks", [4, 12])
+    def test_a_stop_at_the_last_step_of_a_phase_stops_there(self, tmp_path, looks):
+        settings = {"training": {"student_sft": {"max_steps": 2, "rows_per_step": 8}}}
+        whole = run_here(write_run(tmp_path / "whole", **settings))
+        cut = write_run(tmp_path / "cut", **settings)
+        with pytest.raises(Stopped, match="after 2 steps" if looks == 4 else "after 6 steps"):
+            run_here(cut, stop_after=looks)
+        found = run_here(cut)
+        assert losses(found) == losses(whole)
+        assert losses(found, phase="student_sft") == losses(whole, phase="student_sft")
+        assert_same_end(tmp_path / "whole", cut)
+
+    def test_a_fork_with_more_steps_goes_on_from_the_last(self, tmp_path):
+        """What was saved at the end of training is where it goes on, not where it is over."""
+        first = write_run(tmp_path / "first")
+        run_here(first)
+        (newest,) = (first / "checkpoints").iterdir()
+        fork = write_run(tmp_path / "fork", training={"max_steps": 8})
+        found = run_here(fork, context=RunContext(resume_from=[str(newest)], forked=True))
+        steps = [event["step"] for event in of_type(found, "metrics") if "loss" in event["values"]]
+        assert steps == [7, 8]
+
     def test_a_damaged_checkpoint_is_passed_over(self, tmp_path):
         folder = write_run(tmp_path, training={"save_every": 2})
         with pytest.raises(Stopped):
