@@ -29,7 +29,7 @@ from minillm_core.manifests import FolderDamaged, commit_folder, folder_bytes, v
 from minillm_core.spec import CHECKPOINTS_DIR, MANIFEST_FILE, PINNED_FILE
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.engine import Engine
-from minillm_core.train.events import EventLog
+from minillm_core.train.events import EventLog, finite
 from minillm_core.train.rounds import Round
 
 STATE_FILE = "state.json"
@@ -158,7 +158,7 @@ class Checkpoints:
             "step": state.step,
             "world": self._ranks.world,
             "resumable": resumable,
-            "metrics": metrics,
+            "metrics": finite(metrics),
         }
         digest = commit_folder(aside, self._folder / name, "checkpoint", data)
         manifest_bytes = (self._folder / name / MANIFEST_FILE).stat().st_size

@@ -22,6 +22,11 @@ from minillm_core.spec import EVENTS_FILE, Failure, Phase
 PROGRESS_INTERVAL_SECONDS = 1.0
 
 
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """What has a place in JSON: values that are not finite are left out."""
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+
+
 def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -90,9 +95,8 @@ class EventLog:
         self._write("progress", fields)
 
     def metrics(self, phase: Phase, step: int, values: Mapping[str, float]) -> None:
-        """Values that are not finite have no place in JSON and are left out."""
-        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        self._write("metrics", {"phase": phase, "step": step, "values": finite})
+        """Values that are not finite are left out."""
+        self._write("metrics", {"phase": phase, "step": step, "values": finite(values)})
 
     def checkpoint(
         self,
@@ -106,8 +110,9 @@ class EventLog:
         resumable: bool,
         metrics: Mapping[str, float],
     ) -> None:
+        """Values that are not finite are left out."""
         fields = {"phase": phase, "step": step, "path": path, "bytes": bytes_, "manifest_sha256": manifest_sha256}
-        self._write("checkpoint", {**fields, "best": best, "resumable": resumable, "metrics": dict(metrics)})
+        self._write("checkpoint", {**fields, "best": best, "resumable": resumable, "metrics": finite(metrics)})
 
     def checkpoint_removed(self, path: str) -> None:
         self._write("checkpoint_removed", {"path": path})

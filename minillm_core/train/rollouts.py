@@ -20,6 +20,8 @@ from minillm_core.train.guards import RoundHealth, repetition
 from minillm_core.train.methods import Method
 from minillm_core.train.rounds import Round, TrainRow, derived_seed, mask_of, owned_rows, pad_tokens
 
+_LARGEST_LOG_RATIO = 80.0
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -146,8 +148,7 @@ def _assess(
             float(len(rows)),
             float(sum(lengths)),
             float(difference.sum()),
-            # k3 estimator of the reverse KL, never negative; weighted back from the mixture to the student.
-            float((weight * (torch.expm1(difference) - difference)).sum()),
+            float(_k3(difference, method.teacher_mix_alpha).sum()),
             float(weight.sum()),
             float(weight.square().sum()),
             float(repeated),
@@ -173,3 +174,14 @@ def _assess(
         "truncated_fraction": cut / max(count, 1.0),
     }
     return health, measured
+
+
+def _k3(difference_N: torch.Tensor, alpha: float) -> torch.Tensor:
+    """The k3 estimator of the reverse KL at each token, weighted back from the mixture to the student.
+
+    With ``d = log p - log q`` it is ``w (exp(d) - 1 - d)``, never negative. For a token that the teacher
+    drew and the student all but rules out, ``exp(d)`` is beyond any number and ``w`` near zero: their
+    product is ``1 / alpha``, so both are formed from the same bounded ``d``.
+    """
+    bounded_N = difference_N.clamp_max(_LARGEST_LOG_RATIO)
+    return (torch.expm1(bounded_N) - difference_N) / ((1.0 - alpha) + alpha * bounded_N.exp())

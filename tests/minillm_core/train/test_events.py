@@ -32,7 +32,18 @@ def test_every_event_parses(tmp_path):
 def test_numbers_without_json_are_left_out(tmp_path):
     log = EventLog(tmp_path)
     log.metrics(Phase.TRAINING, 1, {"loss": math.nan, "other": math.inf, "fine": 2.0})
-    assert lines(tmp_path)[0]["values"] == {"fine": 2.0}
+    log.checkpoint(
+        Phase.TRAINING,
+        1,
+        path="c",
+        bytes_=3,
+        manifest_sha256="ab",
+        best=False,
+        resumable=False,
+        metrics={"rollout_reward": math.nan, "rollout_reverse_kl": math.inf, "fine": 2.0},
+    )
+    found = [parse_event(line) for line in (tmp_path / "events.jsonl").read_bytes().splitlines()]
+    assert found[0].values == found[1].metrics == {"fine": 2.0}
 
 
 def test_progress_is_written_at_most_once_a_second(tmp_path):

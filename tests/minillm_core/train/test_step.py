@@ -349,3 +349,31 @@ class TestCollected:
         assert health.repetition == pytest.approx(repeated / grams)
         assert measured["rollout_reward"] == pytest.approx(sum(logs) / len(logs), rel=1e-4)
         assert measured["importance_weight"] == pytest.approx(sum(weights) / len(weights), rel=1e-5)
+
+    @pytest.mark.parametrize("sharpness", [40.0, 400.0])
+    def test_a_token_that_the_student_rules_out_is_a_finite_divergence(self, tmp_path, sharpness):
+        """The teacher draws what the student gives exp(-80) and less: the weighted estimate is at most 1 / alpha."""
+        models = bench.make_models(tmp_path)
+        with torch.no_grad():
+            models.student.get_output_embeddings().weight.mul_(sharpness)
+        method = replace(bench.method_of("minillm"), teacher_mix_alpha=0.5)
+        round_, health, *_ = bench.collect_round(
+            0,
+            bench.make_rows(),
+            method,
+            student=bench.make_decoder(models.student),
+            teacher=models.answering,
+            sampling=bench.Sampling([bench.EOS], bench.VOCAB, bench.WIDTH, batch_rows=8),
+            rows_per_step=8,
+            seed=5,
+            ranks=bench.Ranks(0, 1, 0, torch.device("cpu")),
+        )
+        logs = [
+            p - q
+            for row in round_.rows.values()
+            for p, q in zip(row.teacher_logp_T.tolist(), row.student_logp_T.tolist(), strict=True)
+        ]
+        assert max(logs) > (80 if sharpness == 40.0 else 710)
+        # With d = log p - log q: p / m - w (1 + d), nothing of which is large.
+        k3 = [1 / (0.5 + 0.5 * math.exp(-d)) - (1 + d) / (0.5 + 0.5 * math.exp(d)) if d < 700 else 2.0 for d in logs]
+        assert health.reverse_kl == pytest.approx(sum(k3) / len(k3), rel=1e-6)
