@@ -3,4 +3,4 @@
 import os
 
 # As the trainer does for itself, before torch is loaded; the peers' processes inherit it.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")

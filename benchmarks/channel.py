@@ -61,7 +61,7 @@ class Worker:
         answers, written = os.pipe()
         setting = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         # As the trainer sets for itself; on a busy machine it helps every side.
-        setting["GOMP_SPINCOUNT"] = "1000"
+        setting["GOMP_SPINCOUNT"] = os.environ["GOMP_SPINCOUNT"]
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,

@@ -40,8 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
 def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     """One rank's share of the run, with every way it can end turned into an exit code."""
     # GNU OpenMP reads this when torch is loaded. Threads that wait by spinning hold the core that the thread they
-    # wait for needs, wherever something else runs: a token then takes a hundred times as long (docs/performance.md).
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # wait for needs, wherever something else runs: a token then takes a hundred times as long. Those that sleep at
+    # once have to be woken at every product: half a millisecond lies between the two (docs/performance.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # torch and its friends take seconds to import: a bad spec is told before.
     import transformers
 

@@ -1,8 +1,8 @@
 """Matrix products into memory that is already there, and that memory.
 
 Two things make the head of a language model slow on a CPU beside the arithmetic: torch sends
-float32 products to MKL, which on processors with AVX-512 can run at half the rate of oneDNN
-(docs/performance.md); and every temporary of more than 32 MB is returned to the system when freed
+float32 products to MKL, which on processors with AVX-512 that are not Intel's can run at half the
+rate of oneDNN (docs/performance.md); and every temporary of more than 32 MB is returned to the system when freed
 and faulted in again, page by page, at its next use. So products go to the library that is faster on
 this processor, to oneDNN in blocks of a few megabytes, which the allocator keeps, and the results
 land in buffers that outlive the call.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -37,11 +38,19 @@ def onednn_available() -> bool:
 
 @functools.cache
 def onednn_pays() -> bool:
-    """Whether large float32 products go to oneDNN: there is AVX-512, with less MKL is the faster one.
+    """Whether large float32 products go to oneDNN: there is AVX-512, and no processor of MKL's own maker.
 
-    The instructions decide, not a measurement, so that a run computes the same when it is resumed.
+    The processor decides, not a measurement, so that a run computes the same when it is resumed.
     """
-    return onednn_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return wide and onednn_available() and not _made_by_intel()
+
+
+def _made_by_intel() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
