@@ -47,6 +47,9 @@ ACTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "cancel": {"index": INDEX, "keep": st.sampled_from(Keep)},
     "retry": {"index": INDEX, "start": st.sampled_from(RetryFrom)},
     "drop_checkpoints": {"index": INDEX, "at_once": st.booleans()},
+    "fork": {"index": INDEX},
+    "limit": {"index": INDEX, "seconds": st.sampled_from([50, 5000])},
+    "pin": {"index": INDEX, "pinned": st.booleans()},
     "claim": {},
     "record": {"index": INDEX, "kind": st.sampled_from(["progress", "checkpoint", "student"]), "step": STEP},
     "renew": {"index": INDEX},
@@ -68,6 +71,8 @@ class Life(RuleBasedStateMachine):
         self.seen: dict[str, tuple[JobState, int, int, int]] = {}
         self.retried: set[str] = set()
         self.saved: set[str] = set()
+        self.lease_left: dict[str, float] = {}
+        """Seconds for which the last holder of a job may have a trainer, whatever the store did meanwhile."""
         with self.database.write() as session:
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(delete(table))
@@ -114,6 +119,30 @@ class Life(RuleBasedStateMachine):
                     with contextlib.suppress(Conflict):
                         repository.request_delete(row)
 
+    def fork(self, index: int) -> None:
+        if sum(state not in TERMINAL for state, *_ in self.seen.values()) >= 3:
+            return
+        with self.database.write() as session:
+            found = CheckpointRepository(session).list(session.get_one(Job, self._job(index))).items
+            if not found:
+                return
+            with contextlib.suppress(Conflict):
+                job = JobRepository(session).create(
+                    owner_id=scenes.OWNER, spec=scenes.make_spec(), forked_from=found[index % len(found)]
+                )
+                self.jobs.append(job.id)
+
+    def limit(self, index: int, seconds: int) -> None:
+        with contextlib.suppress(Conflict), self.database.write() as session:
+            repository = JobRepository(session)
+            repository.update(repository.get(scenes.OWNER, self._job(index)), max_runtime_seconds=seconds)
+
+    def pin(self, index: int, pinned: bool) -> None:
+        with self.database.write() as session:
+            repository = CheckpointRepository(session)
+            for row in repository.list(session.get_one(Job, self._job(index))).items[:1]:
+                repository.set_pinned(row, pinned)
+
     # -- holders, stale ones among them --------------------------------------------------------
 
     def claim(self) -> None:
@@ -121,6 +150,9 @@ class Life(RuleBasedStateMachine):
             taken = claim(session, "wrk_a", "host", 1, 30.0)
         if taken is not None:
             assert taken.fence > self.seen[taken.job_id][1]
+            # A little less by the database's clock, which this machine's work moves on.
+            assert self.lease_left.get(taken.job_id, 0.0) < 5.0, "the trainer of the last holder may live"
+            self.lease_left[taken.job_id] = 30.0
             self.claims.append((taken, 0))
 
     def record(self, index: int, kind: str, step: int) -> None:
@@ -138,7 +170,8 @@ class Life(RuleBasedStateMachine):
 
     def renew(self, index: int) -> None:
         taken, _ = self.claims[self._newest_first(index)]
-        self._as_holder(taken, lambda session: renew(session, taken, 30.0))
+        if self._as_holder(taken, lambda session: renew(session, taken, 30.0)):
+            self.lease_left[taken.job_id] = 30.0
 
     def finish(self, index: int, how: str) -> None:
         taken, seq = self.claims[self._newest_first(index)]
@@ -154,7 +187,8 @@ class Life(RuleBasedStateMachine):
                 record(session, taken, [scenes.student(seq + 1)])
             finish(session, taken, outcomes.get(how) or scenes.failure(how))
 
-        self._as_holder(taken, end)
+        if self._as_holder(taken, end):
+            self.lease_left[taken.job_id] = 0.0  # its trainer is dead
 
     def hand_over(self, index: int, step: int) -> None:
         """A worker saves and gives its job back, and somebody takes the next."""
@@ -179,7 +213,9 @@ class Life(RuleBasedStateMachine):
     def pass_time(self, seconds: float, index: int, recover: bool | None) -> None:
         """``recover``: of the sweep that follows; None is no sweep."""
         with self.database.write() as session:
-            scenes.pass_time(session, self._job(index), seconds)
+            job_id = self._job(index)
+            scenes.pass_time(session, job_id, seconds)
+            self.lease_left[job_id] = self.lease_left.get(job_id, 0.0) - seconds
         if recover is not None:
             self.sweep(recover)
 
@@ -198,6 +234,7 @@ class Life(RuleBasedStateMachine):
                 self._check(job, events, active)
             for taken, _ in self.claims:
                 self._check_resume_points(session, taken)
+            self._check_checkpoints(session, jobs)
         self.retried.clear()
 
     def _check(self, job: Job, events: Any, active: Any) -> None:
@@ -227,15 +264,23 @@ class Life(RuleBasedStateMachine):
         if job.state in (JobState.FAILED, JobState.EXPIRED):
             assert job.failure is not None
         assert job.retries <= job.max_attempts
+        assert (job.deadline_at is not None) == (job.started_at is not None and job.max_runtime_seconds is not None)
         self.seen[job.id] = (job.state, job.fence, job.attempt, job.event_seq)
 
     def _check_resume_points(self, session: Session, taken: Claim) -> None:
         job = session.get(Job, taken.job_id)
         if job is None or job.fence != taken.fence or job.state not in HELD or taken.attempt_id in self.saved:
             return
-        whole = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.deleting.is_(False))
-        left = {(row.attempt, row.path) for row in session.scalars(whole)}
-        assert {(point.attempt, point.path) for point in taken.resume} <= left
+        whole = select(Checkpoint).where(Checkpoint.deleting.is_(False))
+        left = {(row.job_id, row.attempt, row.path) for row in session.scalars(whole)}
+        assert {(point.job_id, point.attempt, point.path) for point in taken.resume} <= left
+
+    def _check_checkpoints(self, session: Session, jobs: Any) -> None:
+        for job in jobs:
+            if job.forked_from is not None and job.state not in TERMINAL:
+                origin = session.get(Checkpoint, job.forked_from)
+                assert origin is not None and not origin.deleting
+        assert not session.scalars(select(Checkpoint).where(Checkpoint.pinned, Checkpoint.deleting)).all()
 
     def _job(self, index: int) -> str:
         return self.jobs[len(self.jobs) - 1 - index % len(self.jobs)]
