@@ -22,6 +22,14 @@ def _refuse(reason: str) -> int:
     return EX_CONFIG
 
 
+def _settings_at_fault(error: ValidationError) -> str:
+    said = []
+    for fault in error.errors():
+        name = "".join(f"MINILLM_{str(part).upper()}: " for part in fault["loc"])
+        said.append(name + fault["msg"].removeprefix("Value error, "))
+    return "; ".join(said)
+
+
 def main() -> int:
     try:
         settings = get_settings()
@@ -29,8 +37,7 @@ def main() -> int:
         if not settings.is_loopback:
             settings.check_bind(has_keys=any_key_exists(app.state.services))
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))} {fault['msg']}" for fault in error.errors())
-        return _refuse(faults)
+        return _refuse(_settings_at_fault(error))
     except ValueError as error:
         return _refuse(str(error))
     except DBAPIError as error:

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
@@ -28,6 +29,7 @@ from api.middleware.metrics import MetricsMiddleware, RequestMetrics
 from api.middleware.request_id import RequestIdMiddleware
 from api.models.endpoints import router as models
 from api.models.registry import Registry
+from api.parameters import only_known_parameters
 from api.workers.endpoints import router as workers
 from store.blobs import LocalBlobs
 from store.broker import make_celery
@@ -84,10 +86,29 @@ def create_app(settings: Settings) -> FastAPI:
     # The middleware does the checking; this says so in the OpenAPI document.
     bearer = Depends(HTTPBearer(auto_error=False, description="An API key, once any exists."))
     app.include_router(health)
+    app.include_router(_heads(health))
     for router in (files, models, jobs, history, checkpoints, artifacts, workers, keys):
-        app.include_router(router, dependencies=[bearer])
+        dependencies = [bearer, Depends(only_known_parameters)]
+        app.include_router(router, dependencies=dependencies)
+        app.include_router(_heads(router), dependencies=dependencies)
     openapi.install(app)
     return app
+
+
+def _heads(router: APIRouter) -> APIRouter:
+    """HEAD for every GET (RFC 9110, 9.1): the same endpoint, whose body the server leaves out."""
+    heads = APIRouter()
+    for route in router.routes:
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            heads.add_api_route(
+                route.path,
+                route.endpoint,
+                methods=["HEAD"],
+                response_model=None,
+                openapi_extra=route.openapi_extra,
+                include_in_schema=False,
+            )
+    return heads
 
 
 def _version() -> str:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from api.problems import (
     Conflict,
@@ -29,14 +30,29 @@ from store import errors as store_errors
 log = logging.getLogger(__name__)
 
 
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        error.headers = {**(error.headers or {}), "Allow": ", ".join(_allowed(request))}
     return problem_response(request.scope, error)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method that the path answers to; the framework names those of the first route of the path alone."""
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return problem_response(request.scope, validation_problem(error.errors(), error.body))
+    media_type = request.headers.get("content-type", "")
+    return problem_response(request.scope, validation_problem(error.errors(), error.body, media_type=media_type))
 
 
 def _store(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 from typing import Any
 
 from fastapi import FastAPI
@@ -54,17 +55,26 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemOut} for status in statuses}
 
 
+def _common(path: str, operation: dict[str, Any]) -> list[int]:
+    """Statuses that the application answers with by itself: unknown parameters, and bodies that are none."""
+    known = [422] if path.startswith("/v1/") else []
+    return [*known, 400, 413, 415] if "requestBody" in operation else known
+
+
 def install(app: FastAPI) -> None:
-    """Give every error response of the document its true media type."""
+    """Give every error response of the document its true media type, and every operation the errors that all have."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            for operations in document["paths"].values():
+            for path, operations in document["paths"].items():
                 for operation in operations.values():
-                    for status, response in operation["responses"].items():
-                        if status >= "4" and "application/json" in response.get("content", {}):
+                    responses = operation["responses"]
+                    for status in _common(path, operation):
+                        responses.setdefault(str(status), {"description": http.HTTPStatus(status).phrase})
+                    for status, response in responses.items():
+                        if status >= "4":
                             schema = {"$ref": "#/components/schemas/ProblemOut"}
                             response["content"] = {MEDIA_TYPE: {"schema": schema}}
             # The framework's own error shape, which no route answers with.

@@ -129,6 +129,10 @@ class TooLarge(Problem):
     status = 413
 
 
+class UnsupportedMediaType(Problem):
+    status = 415
+
+
 class RangeNotSatisfiable(Problem):
     status = 416
 
@@ -202,7 +206,7 @@ def problem_response(scope: Scope, problem: HTTPException) -> Response:
     else:
         code = _CODES.get(status, "internal_error" if status >= 500 else "bad_request")
         if status == 404:
-            detail = f"There is nothing at {scope['path']}."
+            detail = f"There is nothing at {scope['path']}; GET /openapi.json describes what there is."
         elif status == 405:
             detail = f"{scope['path']} does not answer to {scope['method']}."
         else:

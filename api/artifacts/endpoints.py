@@ -24,8 +24,9 @@ router = APIRouter(prefix="/v1", tags=["artifacts"])
     response_model=ArtifactOut,
     responses={
         200: {"content": {"application/x-tar": {}}, "description": "The manifest, or with `format=tar` all files."},
+        206: {"description": "The range of the tar asked for."},
         304: {"description": "Not changed."},
-        **problems(401, 404, 409, 422, 503),
+        **problems(401, 404, 409, 416, 422, 503),
     },
     summary="Get the manifest of a job's student, or all of it",
 )
@@ -37,7 +38,10 @@ def artifacts_get(
     session: ReadSession,
     format: Annotated[Literal["json", "tar"], Query(description="`tar`: every file, streamed.")] = "json",
 ) -> Response:
-    """409 `artifact_not_ready` while the job is at work, 404 `no_artifact` where it ended without a student."""
+    """409 `artifact_not_ready` while the job is at work, 404 `no_artifact` where it ended without a student.
+
+    The tar holds one folder named by the job; it is not compressed, and a `Range` of it goes on where one broke off.
+    """
     job = live_job(session, caller.owner_id, job_id)
     student = student_of(job, services.settings)
     if format == "tar":
@@ -60,7 +64,6 @@ def artifacts_get(
     return Response(out.model_dump_json(), headers=headers, media_type="application/json")
 
 
-@router.head("/jobs/{job_id}/artifact/files/{name:path}", include_in_schema=False, response_class=Response)
 @router.get(
     "/jobs/{job_id}/artifact/files/{name:path}",
     responses={
@@ -75,6 +78,9 @@ def artifacts_get(
 def artifacts_file(
     job_id: str, name: str, request: Request, caller: CallerDep, services: ServicesDep, session: ReadSession
 ) -> Response:
-    """By its name in the manifest. The ETag is the sha256; `Range` (one), `If-Range` and `If-None-Match` work."""
+    """By its name in the manifest, or `manifest.json` itself, whose sha256 the manifest's own answer names.
+
+    The ETag is the sha256; `Range` (one), `If-Range` and `If-None-Match` work.
+    """
     job = live_job(session, caller.owner_id, job_id)
     return student_file(request, student_of(job, services.settings), name)

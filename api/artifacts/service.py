@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from api.conditional import none_match
+from api.conditional import byte_range, none_match
 from api.downloads import content_disposition, file_response, read_chunks
 from api.problems import InProgress, NotFound
 from minillm_core.spec import MANIFEST_FILE, Manifest, ManifestFile
@@ -19,6 +19,7 @@ from store.settings import Settings
 from store.states import TERMINAL, JobState
 from store.tables import Job
 
+_TAR = "application/x-tar"
 _MEDIA_TYPES = {".json": "application/json", ".md": "text/markdown", ".txt": "text/plain", ".jinja": "text/plain"}
 
 
@@ -32,10 +33,15 @@ class Student:
 
     def file(self, name: str) -> ManifestFile:
         """The manifest's entry of this exact name. Nothing else of a name ever reaches the file system."""
-        for entry in self.manifest.files:
+        for entry in self.all_files():
             if entry.name == name:
                 return entry
         raise NotFound(f"The student has no file {name!r}; its manifest lists those it has.", param="name")
+
+    def all_files(self) -> list[ManifestFile]:
+        """The files of the manifest, and the manifest itself, which is not in its own list."""
+        size = len(self.manifest_text.encode())
+        return [*self.manifest.files, ManifestFile(name=MANIFEST_FILE, bytes=size, sha256=self.manifest_sha256)]
 
     def path(self, entry: ManifestFile) -> Path:
         """Where the bytes lie. Raises NotFound where a link leads out of the student's folder."""
@@ -81,26 +87,31 @@ def student_file(request: Request, student: Student, name: str) -> Response:
 
 
 def student_tar(request: Request, student: Student) -> Response:
-    """All files under a folder named by the job, and the manifest, as an uncompressed tar of known length."""
+    """All files under a folder named by the job, as an uncompressed tar whose bytes are always the same."""
     etag = f'"{student.manifest_sha256}.tar"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if none_match(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     modified = int(datetime.fromisoformat(student.manifest.created_at).timestamp())
-    manifest_bytes = student.manifest_text.encode()
-    parts: list[tuple[bytes, Path | bytes, int]] = []
-    for entry in student.manifest.files:
+    parts: list[bytes | tuple[Path, int]] = []
+    for entry in student.all_files():
         path = student.path(entry)
         if not path.is_file() or path.stat().st_size != entry.bytes:
             raise NotFound(f"The bytes of {entry.name} are no longer on this machine.", code="content_gone")
-        parts.append((_tar_header(f"{student.job_id}/{entry.name}", entry.bytes, modified), path, entry.bytes))
-    if all(entry.name != MANIFEST_FILE for entry in student.manifest.files):
-        header = _tar_header(f"{student.job_id}/{MANIFEST_FILE}", len(manifest_bytes), modified)
-        parts.append((header, manifest_bytes, len(manifest_bytes)))
-    length = sum(len(header) + size + _padding(size) for header, _, size in parts) + 2 * tarfile.BLOCKSIZE
-    headers["Content-Length"] = str(length)
+        header = _tar_header(f"{student.job_id}/{entry.name}", entry.bytes, modified)
+        parts += [header, (path, entry.bytes), bytes(-entry.bytes % tarfile.BLOCKSIZE)]
+    parts.append(bytes(2 * tarfile.BLOCKSIZE))
+    size = sum(_length(part) for part in parts)
+    wanted = byte_range(request.headers.get("range"), request.headers.get("if-range"), etag=etag, size=size)
+    start, stop = wanted or (0, size)
+    headers["Content-Length"] = str(stop - start)
     headers["Content-Disposition"] = content_disposition(f"{student.job_id}.tar")
-    return StreamingResponse(_tar_chunks(parts), headers=headers, media_type="application/x-tar")
+    if wanted:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    status = 206 if wanted else 200
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=_TAR)
+    return StreamingResponse(_slice(parts, start, stop), status_code=status, headers=headers, media_type=_TAR)
 
 
 def _tar_header(name: str, size: int, modified: int) -> bytes:
@@ -109,16 +120,18 @@ def _tar_header(name: str, size: int, modified: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
-def _padding(size: int) -> int:
-    return -size % tarfile.BLOCKSIZE
+def _length(part: bytes | tuple[Path, int]) -> int:
+    return len(part) if isinstance(part, bytes) else part[1]
 
 
-def _tar_chunks(parts: list[tuple[bytes, Path | bytes, int]]) -> Iterator[bytes]:
-    for header, content, size in parts:
-        yield header
-        if isinstance(content, bytes):
-            yield content
-        else:
-            yield from read_chunks(content, 0, size)
-        yield bytes(_padding(size))
-    yield bytes(2 * tarfile.BLOCKSIZE)
+def _slice(parts: Iterable[bytes | tuple[Path, int]], start: int, stop: int) -> Iterator[bytes]:
+    """Bytes `start` to `stop` of all parts in a row: bytes as they are, or a file of known size."""
+    for part in parts:
+        length = _length(part)
+        first, last = max(start, 0), min(stop, length)
+        if first < last:
+            if isinstance(part, bytes):
+                yield part[first:last]
+            else:
+                yield from read_chunks(part[0], first, last)
+        start, stop = start - length, stop - length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 
 from api.auth import CallerDep
 from api.dependencies import ReadSession, ServicesDep, WriteSession
@@ -14,6 +14,7 @@ from api.files.schemas import FileDeleted, FileOut, Purpose
 from api.files.service import content_path, keep_upload
 from api.openapi import problems
 from api.pagination import After, Before, Limit, Order, Page, cursor_problems, page
+from api.parameters import only_known_parts
 from store import tables
 from store.files import FileRepository
 
@@ -36,7 +37,8 @@ _UPLOAD_EXAMPLE = {
 @router.post(
     "/files",
     status_code=201,
-    responses=problems(400, 401, 413, 422, 503, 507),
+    responses=problems(400, 401, 413, 415, 422, 503, 507),
+    dependencies=[Depends(only_known_parts)],
     summary="Upload a file",
     description=f"Every line is checked before the file is accepted. {DATASET_SHAPES} {CORPUS_SHAPES} "
     f"{CALIBRATION_SHAPES} Blank lines are skipped.",
@@ -78,7 +80,6 @@ def files_get(file_id: str, caller: CallerDep, session: ReadSession) -> FileOut:
     return file_out(FileRepository(session).get(caller.owner_id, file_id))
 
 
-@router.head("/files/{file_id}/content", include_in_schema=False, response_class=Response)
 @router.get(
     "/files/{file_id}/content",
     responses={

@@ -40,6 +40,7 @@ _ANY_TEXT = {"schema": {"type": "string"}}
 )
 def events_list(
     job_id: str,
+    request: Request,
     caller: CallerDep,
     services: ServicesDep,
     session: ReadSession,
@@ -54,7 +55,12 @@ def events_list(
     happens, until the job is finished.
     """
     job = live_job(session, caller.owner_id, job_id)
-    if accepted(accept, (JSON, EVENT_STREAM)) == EVENT_STREAM:
+    media = accepted(accept, (JSON, EVENT_STREAM))
+    if media is None:
+        raise NotAcceptable(f"Events come as {JSON} or {EVENT_STREAM}.")
+    if media == EVENT_STREAM:
+        if request.method == "HEAD":
+            return Response(media_type=EVENT_STREAM)  # the stream itself lasts as long as the job
         start = _sequence(last_event_id) if last_event_id else after
         read = functools.partial(service.read_events, services, caller.owner_id, job_id)
         return StreamingResponse(

@@ -35,7 +35,8 @@ class TestProblems:
     def test_unknown_method(self, client: TestClient) -> None:
         response = client.put("/v1/jobs")
         check_problem(response, 405, "method_not_allowed")
-        assert set(response.headers["allow"].split(", ")) & {"GET", "POST"}
+        assert response.headers["allow"] == "GET, HEAD, POST"
+        assert client.post("/openapi.json").headers["allow"] == "GET, HEAD"
 
     @pytest.mark.parametrize("path", ["/v1/jobs/job_x", "/v1/files/file_x", "/v1/models/model_x", "/v1/workers/wrk_x"])
     def test_unknown_id(self, client: TestClient, path: str) -> None:
@@ -63,6 +64,44 @@ class TestProblems:
             body = check_problem(client.get("/readyz"), 503, "not_ready")
             assert body["checks"]["database"] != "ok"
             assert "minillm_database_up 0.0" in client.get("/metrics", headers=headers).text
+
+
+class TestParameters:
+    @pytest.mark.parametrize(
+        ("method", "path", "name"),
+        [
+            ("GET", "/v1/jobs?sate=running", "sate"),
+            ("POST", "/v1/jobs?dryrun=true", "dryrun"),
+            ("GET", "/v1/jobs?metadata=x", "metadata"),
+            ("GET", "/v1/jobs?limit=5&offset[a]=1", "offset[a]"),
+            ("GET", "/v1/files/file_x?limit=1", "limit"),
+            ("DELETE", "/v1/jobs/job_x?force=1", "force"),
+        ],
+    )
+    def test_unknown_ones_are_refused(self, client: TestClient, method: str, path: str, name: str) -> None:
+        check_problem(client.request(method, path), 422, "unknown_parameter", name)
+        assert client.get("/v1/jobs").json()["data"] == []
+
+    def test_those_that_there_are_are_named(self, client: TestClient) -> None:
+        body = check_problem(client.get("/v1/models?knd=base&x=1"), 422, "unknown_parameter", "knd")
+        assert "after, before, kind, limit, order" in body["detail"]
+        assert [error["param"] for error in body["errors"]] == ["knd", "x"]
+
+    def test_an_item_of_a_list_is_named_by_its_parameter(self, client: TestClient) -> None:
+        check_problem(client.get("/v1/jobs?state=running&state=weird"), 422, "invalid_value", "state")
+
+
+class TestHead:
+    @pytest.mark.parametrize("path", ["/healthz", "/v1/jobs", "/v1/models/path:teacher", "/v1/jobs?metadata[a]=b"])
+    def test_it_is_get_without_a_body(self, client: TestClient, path: str) -> None:
+        assert client.head(path).status_code == client.get(path).status_code == 200
+
+    def test_of_what_is_not_there(self, client: TestClient) -> None:
+        assert client.head("/v1/jobs/job_x").status_code == 404
+
+    def test_of_a_stream_does_not_last(self, client: TestClient, job: Row) -> None:
+        response = client.head(f"/v1/jobs/{job['id']}/events", headers={"Accept": "text/event-stream"})
+        assert response.headers["content-type"].startswith("text/event-stream")
 
 
 class TestRequestId:
@@ -159,10 +198,11 @@ class TestProcess:
             ({"MINILLM_HOST": "0.0.0.0"}, "MINILLM_SECRET_KEY"),
             ({"MINILLM_HOST": "0.0.0.0", "MINILLM_SECRET_KEY": "s" * 32}, "API key"),
             ({"MINILLM_HOST": "0.0.0.0", "MINILLM_BOOTSTRAP_API_KEY": "k" * 32}, "MINILLM_SECRET_KEY"),
-            ({"MINILLM_SECRET_KEY": "changeme"}, "secret_key"),
+            ({"MINILLM_SECRET_KEY": "changeme"}, "MINILLM_SECRET_KEY: "),
+            ({"MINILLM_PORT": "high"}, "MINILLM_PORT: "),
         ],
     )
-    def test_refuses_to_be_open_to_the_network(
+    def test_refuses_settings_that_are_wrong_or_open_to_the_network(
         self,
         environment: dict[str, str],
         changes: dict[str, str],

@@ -67,6 +67,27 @@ def test_tar(client: TestClient, path: str, job: Row) -> None:
     assert unchanged.status_code == 304
 
 
+def test_the_manifest_is_a_file_too(client: TestClient, path: str) -> None:
+    response = client.get(f"{path}/files/manifest.json")
+    named = client.get(path).json()["manifest_sha256"]
+    assert hashlib.sha256(response.content).hexdigest() == named
+    assert response.headers["etag"] == f'"{named}"'
+
+
+def test_a_tar_that_broke_goes_on(client: TestClient, path: str) -> None:
+    whole = client.get(path, params={"format": "tar"})
+    head = client.head(path, params={"format": "tar"})
+    assert head.headers["content-length"] == str(len(whole.content)) and head.content == b""
+    for start, stop in ((0, 1), (511, 513), (700, 1800), (5000, len(whole.content)), (3, 12000)):
+        headers = {"Range": f"bytes={start}-{stop - 1}", "If-Range": whole.headers["etag"]}
+        part = client.get(path, params={"format": "tar"}, headers=headers)
+        assert (part.status_code, part.content) == (206, whole.content[start:stop])
+        assert part.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(whole.content)}"
+    check_problem(
+        client.get(path, params={"format": "tar"}, headers={"Range": "bytes=999999-"}), 416, "range_not_satisfiable"
+    )
+
+
 def test_long_names_in_the_tar(client: TestClient, run: Run, job: Row) -> None:
     name = "/".join(["folder" * 10] * 5) + "/größe.json"
     run.train(1)
@@ -106,7 +127,6 @@ class TestTraversal:
         "config.json%00",
         "config.json/",
         "CONFIG.JSON",
-        "manifest.json",
         "link.json",
         "",
     )

@@ -218,10 +218,18 @@ class TestBodies:
         response = client.post("/v1/jobs", content=b"{", headers={"Content-Type": "application/json"})
         check_problem(response, 400, "invalid_json")
 
-    def test_another_content_type(self, client: TestClient, spec: Row) -> None:
-        response = client.post("/v1/jobs", content=json.dumps(spec), headers={"Content-Type": "text/plain"})
-        assert response.status_code == 422
-        assert response.headers["content-type"] == "application/problem+json"
+    @pytest.mark.parametrize("given", ["text/plain", "application/x-www-form-urlencoded", None])
+    def test_another_content_type(self, client: TestClient, spec: Row, given: str | None) -> None:
+        headers = {"Content-Type": given} if given else {}
+        body = check_problem(
+            client.post("/v1/jobs", content=json.dumps(spec), headers=headers), 415, "unsupported_media_type"
+        )
+        assert "send Content-Type: application/json" in body["detail"]
+        assert (given or "has no Content-Type") in body["detail"]
+
+    def test_json_where_a_form_is_read(self, client: TestClient) -> None:
+        body = check_problem(client.post("/v1/files", json={}), 415, "unsupported_media_type")
+        assert "multipart" in body["detail"] and "application/json" in body["detail"]
 
     def test_deep_json(self, client: TestClient) -> None:
         deep = '{"name":' * 50_000 + "1" + "}" * 50_000
@@ -233,7 +241,25 @@ class TestBodies:
         check_problem(client.post("/v1/jobs"), 422, "missing_field", "")
 
     def test_no_file_in_the_form(self, client: TestClient) -> None:
-        check_problem(client.post("/v1/files", data={"purpose": "dataset"}), 422, "missing_field", "/file")
+        check_problem(client.post("/v1/files", files={"purpose": (None, "dataset")}), 422, "missing_field", "/file")
+
+    def test_a_form_that_can_hold_no_file(self, client: TestClient) -> None:
+        check_problem(client.post("/v1/files", data={"purpose": "dataset"}), 415, "unsupported_media_type")
+
+    def test_text_in_place_of_the_file(self, client: TestClient) -> None:
+        response = client.post("/v1/files", files={"file": (None, "not a file")})
+        body = check_problem(response, 422, "invalid_value", "/file")
+        assert "-F file=@rows.jsonl" in body["detail"]
+
+    def test_unknown_field_of_the_form(self, client: TestClient) -> None:
+        body = check_problem(upload(client, prupose="corpus"), 422, "unknown_field", "/prupose")
+        assert "file, purpose" in body["detail"]
+
+    def test_two_files_at_once(self, client: TestClient) -> None:
+        row = jsonl({"prompt": "a", "response": "b"})
+        files = [("file", ("one.jsonl", row)), ("file", ("two.jsonl", row))]
+        check_problem(client.post("/v1/files", files=files), 422, "invalid_value", "/file")
+        assert client.get("/v1/files").json()["data"] == []
 
     def test_unknown_purpose(self, client: TestClient) -> None:
         check_problem(upload(client, purpose="fun"), 422, "invalid_value", "/purpose")

@@ -158,7 +158,7 @@ class TestList:
             ({"limit": 101}, "invalid_value", "limit"),
             ({"after": "job_nothing"}, "unknown_cursor", "after"),
             ({"after": "a", "before": "b"}, "invalid_value", "before"),
-            ({"status": "done"}, "invalid_value", "0"),
+            ({"status": "done"}, "invalid_value", "status"),
             ({"order": "up"}, "invalid_value", "order"),
         ],
     )

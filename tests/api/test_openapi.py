@@ -96,6 +96,14 @@ def test_errors_are_problems(document: dict[str, Any]) -> None:
             assert "401" in operation["responses"], name
 
 
+def test_what_the_application_itself_refuses_is_documented(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        if name.split()[1].startswith("/v1/"):
+            assert "422" in operation["responses"], name
+        if "requestBody" in operation:
+            assert {"400", "413", "415", "422"} <= operation["responses"].keys(), name
+
+
 def test_answers_have_no_optional_fields(document: dict[str, Any]) -> None:
     schema = document["components"]["schemas"]["JobOut"]
     assert set(schema["required"]) == set(schema["properties"])

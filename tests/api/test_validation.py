@@ -72,6 +72,32 @@ def test_no_json_is_a_bad_request() -> None:
     assert "character 3" in problem.detail
 
 
-def test_query_parameters_go_by_their_name() -> None:
-    error = {"type": "int_parsing", "loc": ("query", "limit"), "msg": "should be an integer"}
+@pytest.mark.parametrize("location", [("query", "limit"), ("query", "limit", 0)])
+def test_query_parameters_go_by_their_name(location: tuple[str | int, ...]) -> None:
+    error = {"type": "int_parsing", "loc": location, "msg": "should be an integer"}
     assert validation_problem([error], None).param == "limit"
+
+
+def test_what_any_branch_of_a_union_would_have_taken_is_told() -> None:
+    spec = {**SPEC, "student": {"prune_teacher": {"layers": "x"}}}
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(spec)
+    errors = [{**error, "loc": ("body", *error["loc"])} for error in caught.value.errors()]
+    (fault,) = validation_problem(errors, spec).errors
+    assert "integer" in fault.detail and "; or: A list is needed here." in fault.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"teacher": "path:teacher"}, "A JSON object is needed here."),
+        ({"method": {}}, "This field is needed: it says which kind this is."),
+        ({"dataset": {}}, "This field is needed."),
+    ],
+)
+def test_no_words_of_python(change: dict[str, Any], sentence: str) -> None:
+    spec = {**SPEC, **change}
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(spec)
+    errors = [{**error, "loc": ("body", *error["loc"])} for error in caught.value.errors()]
+    assert [fault.detail for fault in validation_problem(errors, spec).errors] == [sentence]
