@@ -3,9 +3,9 @@
     python -m benchmarks.chaos --minutes 10 --jobs 40 --seed 1 --database sqlite|postgres
 
 API, workers, two sweepers and Valkey run as processes under one data folder on a small disk of its own (a tmpfs,
-where mounting is allowed). Meanwhile users submit, pause, resume, cancel and delete jobs over HTTP, and every few
-seconds one of the faults of ``faults.py`` strikes. Then the faults end, every job gets the time to finish, and
-``verify.py`` judges. Nothing is a stand-in: each attempt is ``python -m minillm_core`` on a real, tiny model.
+where mounting is allowed). Meanwhile users submit, pause, resume, fork, cancel, retry and delete jobs over HTTP, and
+every few seconds one of the faults of ``faults.py`` strikes. Then the faults end, every job gets the time to finish,
+and ``verify.py`` judges. Nothing is a stand-in: each attempt is ``python -m minillm_core`` on a real, tiny model.
 
 The last line is one JSON object:
 

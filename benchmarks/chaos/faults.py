@@ -188,13 +188,14 @@ def _hold_postgres(url: str, seconds: float) -> None:
 
 
 def corrupt_checkpoint(scene: Scene) -> bool:
-    """Change a byte of the newest checkpoint of a job that trains, and sometimes end the trainer with it."""
+    """Change a byte of the newest checkpoint of a job that trains, whichever attempt wrote it, and end the trainer."""
     trainer = _trainer(scene)
     if trainer is None:
         return False
-    folder = scene.stack.runs_dir / trainer.job / str(trainer.attempt) / "checkpoints"
+    run_dirs = sorted((scene.stack.runs_dir / trainer.job).glob("[0-9]*"), key=lambda path: int(path.name))
     try:
-        newest = max((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+        whole = [path for run_dir in run_dirs for path in sorted((run_dir / "checkpoints").glob("[0-9]*"))]
+        newest = whole[-1]
         files = json.loads((newest / "manifest.json").read_text())["files"]
         victim = newest / scene.random.choice([file["name"] for file in files if file["bytes"]])
         scene.corrupted.add(newest)
@@ -204,7 +205,7 @@ def corrupt_checkpoint(scene: Scene) -> bool:
         fresh = victim.with_name(f".{victim.name}.damaged")
         fresh.write_bytes(damaged)
         fresh.replace(victim)
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         return False
     return _signal(trainer, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Those who use the service while it suffers: they submit, pause, resume, cancel, delete, and know what they want."""
+"""Those who use the service while it suffers: each verb of a job's life, and what must come of it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ class Accepted:
     keep: str | None = None
     """With a cancel that was accepted: what was asked to outlive it."""
     deleted: bool = False
+    origin: str | None = None
+    """The job whose checkpoint it begins from."""
 
 
-_PLANS = ("plain", "pause", "cancel", "limit", "delete")
-_SHARES = (56, 14, 16, 6, 8)
+_PLANS = ("plain", "pause", "cancel", "limit", "delete", "fork")
+_SHARES = (46, 14, 16, 6, 8, 10)
 
 
 class Users:
@@ -111,11 +113,14 @@ class Users:
         draw = self._random.uniform
         if plan == "limit":
             accepted.ends = frozenset({"expired"})
+            self._at(15.0, lambda: self._retry(accepted))
         elif plan == "pause":
             self._at(draw(2.0, 30.0), lambda: self._pause(accepted))
         elif plan == "cancel":
             keep = ("best", "last", "none")[index % 3]
             self._at(draw(0.5, 30.0), lambda: self._cancel(accepted, keep))
+        elif plan == "fork":
+            self._at(draw(5.0, 30.0), lambda: self._pause(accepted, fork=True))
         elif plan == "delete":
             self._at(draw(20.0, 40.0), lambda: self._delete(accepted))
 
@@ -125,11 +130,33 @@ class Users:
             return _PLANS[index - 2]
         return self._random.choices(_PLANS, _SHARES)[0]
 
-    def _pause(self, job: Accepted) -> None:
+    def _pause(self, job: Accepted, *, fork: bool = False) -> None:
         with _fine("job_finished"):
             self._client.pause(job.id)
             self.done["pause"] += 1
-            self._at(self._random.uniform(2.0, 12.0), lambda: self._resume(job))
+            then = self._fork if fork else self._resume
+            self._at(self._random.uniform(2.0, 12.0), lambda: then(job))
+
+    def _fork(self, job: Accepted) -> None:
+        """Make another from its newest checkpoint once it is paused: until then its trainer might remove that one."""
+        if self._client.job(job.id).state in ("pausing", "running", "starting"):
+            self._at(AGAIN_SECONDS, lambda: self._fork(job))
+            return
+        with _fine("no_checkpoint"):
+            fork = self._client.fork(job.id, idempotency_key=f"chaos-fork-{job.id}")
+            # The same spec and seed from the same state: the same student.
+            self.accepted[fork.id] = Accepted(fork.id, job.kind, origin=job.id)
+            self.done["fork"] += 1
+        self._resume(job)
+
+    def _retry(self, job: Accepted) -> None:
+        """At once when it has expired: its last trainer may still be alive."""
+        if self._client.job(job.id).state != "expired":
+            self._at(0.3, lambda: self._retry(job))
+            return
+        with _fine("not_retryable"):  # a retry whose answer was lost
+            self._client.retry(job.id)
+            self.done["retry"] += 1
 
     def _resume(self, job: Accepted) -> None:
         with _fine("job_finished"):

@@ -85,7 +85,7 @@ def check_rows(session: Session, accepted: Mapping[str, Accepted], data_dir: Pat
             findings.lost.append(f"{job.id} is still {job.state}")
             continue
         faults = [
-            *_end(job, wanted),
+            *_end(job, wanted, _damaged_origin(wanted, data_dir, corrupted)),
             *_events(session, job),
             *_attempts(session, job, data_dir, tally, findings),
             *_student(session, job, data_dir),
@@ -95,9 +95,16 @@ def check_rows(session: Session, accepted: Mapping[str, Accepted], data_dir: Pat
     return tally
 
 
-def _end(job: Job, wanted: Accepted) -> list[str]:
+def _damaged_origin(wanted: Accepted, data_dir: Path, corrupted: set[Path]) -> bool:
+    """Whether a checkpoint of the job that it was forked from was damaged on purpose."""
+    return wanted.origin is not None and any(data_dir / "runs" / wanted.origin in path.parents for path in corrupted)
+
+
+def _end(job: Job, wanted: Accepted, damaged_origin: bool) -> list[str]:
     faults = []
-    if str(job.state) not in wanted.ends:
+    # A fork never begins afresh: without its checkpoint it says so.
+    right = {"failed"} if damaged_origin and (job.failure or {}).get("code") == "checkpoint_unreadable" else set()
+    if str(job.state) not in wanted.ends | right:
         reason = (job.failure or {}).get("message")
         faults.append(f"{job.state} instead of {' or '.join(sorted(wanted.ends))} ({reason})")
     if job.lease_owner is not None or job.lease_expires_at is not None or job.finished_at is None:
