@@ -12,10 +12,15 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from store import migrate
 from store.clock import database_now
+
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+"""Errors that say nothing of the statement: a server that is gone, a session that it ended, a lock not had in time."""
 
 _BUSY_TIMEOUT_SECONDS = 30.0
 """How long a statement waits for another's lock, on both databases."""

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
@@ -44,6 +45,8 @@ class JobRepository:
         spec names is being deleted (`checkpoint_gone`, `file_gone`, `model_gone`).
         """
         naming.hold(self.session, spec, forked_from)
+        if forked_from is not None and not forked_from.resumable:
+            raise Conflict("checkpoint_not_resumable", f"checkpoint {forked_from.id} cannot be resumed from")
         now = database_now(self.session)
         job = Job(
             id=new_id("job"),
@@ -219,15 +222,14 @@ class JobRepository:
         """Queue a failed or expired job again, with its retries and its time limit counted anew.
 
         Raises Conflict(`not_retryable`) in any other state, and while it is being deleted, and
-        Conflict(`checkpoint_gone`) where the checkpoint that it was forked from is no more.
+        Conflict(`checkpoint_gone`, `file_gone`, `model_gone`) where something that it names is no more.
         """
-        # The origin's row first, as everywhere: the older of two jobs is locked first.
-        origin = naming.hold_origin(self.session, job)
+        if not allowed(job.state, Cause.RETRY):
+            raise self._not_retryable(job)
+        self._hold_named(job)
         job = self._lock(job)
         if not allowed(job.state, Cause.RETRY) or job.deleting:
-            raise Conflict("not_retryable", f"only a failed or expired job can be retried; this one is {job.state}")
-        if job.forked_from is not None and (origin is None or origin.deleting):
-            raise Conflict("checkpoint_gone", f"the checkpoint {job.forked_from} that it begins from was deleted")
+            raise self._not_retryable(job)
         if start is RetryFrom.START:
             job.resume_after_attempt = job.attempt
             job.fraction = job.furthest_fraction = 0.0
@@ -303,6 +305,22 @@ class JobRepository:
         self.session.execute(delete(Job).where(Job.id == job.id))  # the database cascades to what belongs to it
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _hold_named(self, job: Job) -> None:
+        """Hold what a job that is there already names, before its own row: older rows are locked first."""
+        origin = None
+        if job.forked_from is not None:
+            origin = self.session.get(Checkpoint, job.forked_from)
+            if origin is None:
+                raise Conflict("checkpoint_gone", f"the checkpoint {job.forked_from} that it begins from was deleted")
+        try:
+            spec = JobSpec.model_validate_json(job.spec)
+        except ValidationError:
+            return  # of another version: the worker says so
+        naming.hold(self.session, spec, origin)
+
+    def _not_retryable(self, job: Job) -> Conflict:
+        return Conflict("not_retryable", f"only a failed or expired job can be retried; this one is {job.state}")
 
     def _lock(self, job: Job) -> Job:
         return lock(self.session, job.id)

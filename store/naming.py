@@ -19,32 +19,25 @@ from store.tables import Checkpoint, File, Job, Model
 
 
 def hold(session: Session, spec: JobSpec, forked_from: Checkpoint | None) -> None:
-    """Lock what a new job names. Raises Conflict where some of it is gone, or going, or cannot be resumed from."""
+    """Lock what a job names that is made or queued again.
+
+    Raises Conflict where some of it is gone, or going (`checkpoint_gone`, `file_gone`, `model_gone`).
+    """
     models = session.scalars(select(Model).where(Model.id.in_(_models(spec)))).all()
     jobs = {model.job_id for model in models if model.job_id is not None}
     if forked_from is not None:
         jobs.add(forked_from.job_id)
     # Ids sort by age, so that two who lock the same rows do it in the same order.
-    going = {name for name in sorted(jobs) if _lock_or_none(session, name) is None}
-    _check_models(session, spec)
+    going = {name for name in sorted(jobs) if _is_going(session, name)}
     if forked_from is not None:
         origin = session.get(Checkpoint, forked_from.id, populate_existing=True)
         if forked_from.job_id in going or origin is None or origin.deleting:
-            raise Conflict("checkpoint_gone", f"the checkpoint {forked_from.id} was deleted")
-        if not origin.resumable:
-            raise Conflict("checkpoint_not_resumable", f"checkpoint {origin.id} cannot be resumed from")
+            raise Conflict("checkpoint_gone", f"the checkpoint {forked_from.id} that it begins from was deleted")
+    _check_models(session, spec)
     names = _files(spec)
     held = select(File.id).where(File.id.in_(names), File.deleting.is_(False)).order_by(File.id)
     if gone := names - set(session.scalars(held.with_for_update(read=True))):
         raise Conflict("file_gone", f"the file {min(gone)} was deleted")
-
-
-def hold_origin(session: Session, job: Job) -> Checkpoint | None:
-    """The checkpoint that a fork begins from, if there still is one, under the lock that keeps it."""
-    origin = session.get(Checkpoint, job.forked_from) if job.forked_from is not None else None
-    if origin is None or _lock_or_none(session, origin.job_id) is None:
-        return None
-    return session.get(Checkpoint, origin.id, populate_existing=True)
 
 
 def _check_models(session: Session, spec: JobSpec) -> None:
@@ -54,13 +47,12 @@ def _check_models(session: Session, spec: JobSpec) -> None:
         raise Conflict("model_gone", f"the model {min(gone)} was deleted")
 
 
-def _lock_or_none(session: Session, job_id: str) -> Job | None:
-    """The locked job, or None where it is gone or going."""
+def _is_going(session: Session, job_id: str) -> bool:
+    """Whether a job is gone, or being deleted; if not, it stays so until the end of the transaction."""
     try:
-        job = lock(session, job_id)
+        return lock(session, job_id).deleting
     except NotFound:
-        return None
-    return None if job.deleting else job
+        return True
 
 
 def _files(spec: JobSpec) -> set[str]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import Failure, FailureCategory, TrainerEvent
 from store import retention
 from store.clock import database_now
+from store.database import DATABASE_AWAY
 from store.files import FileRepository
 from store.outcomes import RetryPolicy, cancel_finally, end_lost, fail, resume_if_wanted
 from store.recording import record_events
@@ -142,8 +142,8 @@ def _handle(session: Session, job: Job, done: Sweep, change: Callable[[Job], Non
     try:
         with session.begin_nested():
             change(job)
-    except OperationalError:
-        raise  # of the database, not of the job
+    except DATABASE_AWAY:
+        raise  # it is not the job's fault
     except Exception:
         logger.exception("%s: the sweep cannot deal with it", job.id)
     else:

@@ -88,6 +88,7 @@ class ClaimLoop:
             # The trainer is dead; the lease expires and a sweep decides, which bounds the attempts.
             logger.exception("%s: the supervisor failed", claimed.job_id)
         self._slot.left_by(supervisor.survivors)
+        self._slot.lacks(supervisor.missing)
         return True
 
     def _claim(self) -> Claim | None:

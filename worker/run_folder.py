@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -33,11 +33,16 @@ VERIFIED_CHECKPOINTS = 2
 
 
 class Unresolvable(Exception):
-    """Something that the job needs is not on this machine any more."""
+    """Something that the job needs is not on this machine.
 
-    def __init__(self, failure: Failure) -> None:
+    ``missing`` is where it should lie, where the service has it: another machine, or this one once its disks are
+    mounted, can do the job. None where it is nowhere any more.
+    """
+
+    def __init__(self, failure: Failure, missing: Path | None = None) -> None:
         super().__init__(failure.message)
         self.failure = failure
+        self.missing = missing
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def prepare(
 ) -> PreparedRun:
     """Write ``spec.json`` and ``run.json`` into the attempt's own folder.
 
-    `model_folder` gives the folder of a `model_...` reference, or None. `keep_going` is asked between checkpoints,
+    `model_folder` gives the folder of a model in the registry, or None. `keep_going` is asked between checkpoints,
     whose verification can take minutes.
     Raises Unresolvable, pydantic.ValidationError for a spec this version cannot read, and OSError.
     """
@@ -70,8 +75,8 @@ def prepare(
         remove_leftovers(settings.run_dir(claim.job_id, number))
     damaged: list[tuple[ResumePoint, ManifestError]] = []
     good = _resumable(claim, settings, damaged, keep_going)
-    if claim.forked and not good and keep_going():
-        raise Unresolvable(_no_beginning(damaged))
+    if not good and keep_going():
+        _may_begin_afresh(claim, settings, damaged)
     context = RunContext(
         job_id=claim.job_id,
         attempt=claim.attempt,
@@ -130,22 +135,27 @@ def _resumable(
     return good
 
 
-def _no_beginning(damaged: list[tuple[ResumePoint, ManifestError]]) -> Failure:
-    """Why a fork cannot begin; from the start it would be another job than the one that was asked for."""
-    if not damaged:
+def _may_begin_afresh(claim: Claim, settings: Settings, damaged: Sequence[tuple[ResumePoint, ManifestError]]) -> None:
+    """Raise Unresolvable where a start from the beginning would not be what was asked for.
+
+    A fork would be another job. Any other job begins again where all its checkpoints are damaged, but not where one
+    of them may be whole and only cannot be read here: what it would write soon displaces it.
+    """
+    for point, error in damaged:
+        if isinstance(error, Unreadable):
+            message = f"The checkpoint that this job goes on from cannot be read here: {error}"
+            folder = settings.run_dir(point.job_id, point.attempt) / point.path
+            raise Unresolvable(_elsewhere("checkpoint_unreadable", message), folder)
+    if claim.forked and damaged:
+        message = f"The checkpoint that this job begins from cannot be used: {damaged[-1][1]}"
+        raise Unresolvable(Failure(code="checkpoint_unreadable", category=FailureCategory.SYSTEM, message=message))
+    if claim.forked:
         message = "The checkpoint that this job begins from is gone"
-        return Failure(code="checkpoint_gone", category=FailureCategory.USER, message=message)
-    elsewhere = any(isinstance(error, Unreadable) for _, error in damaged)
-    return Failure(
-        code="checkpoint_unreadable",
-        category=FailureCategory.INFRASTRUCTURE if elsewhere else FailureCategory.SYSTEM,
-        message=f"The checkpoint that this job begins from cannot be used: {damaged[-1][1]}",
-        retryable=elsewhere,
-    )
+        raise Unresolvable(Failure(code="checkpoint_gone", category=FailureCategory.USER, message=message))
 
 
-def _missing(code: str, message: str, param: str) -> Unresolvable:
-    return Unresolvable(Failure(code=code, category=FailureCategory.USER, message=message, param=param))
+def _elsewhere(code: str, message: str, param: str | None = None) -> Failure:
+    return Failure(code=code, category=FailureCategory.INFRASTRUCTURE, message=message, param=param, retryable=True)
 
 
 def _models(spec: JobSpec, settings: Settings, model_folder: Callable[[str], Path | None]) -> dict[str, str]:
@@ -158,17 +168,26 @@ def _models(spec: JobSpec, settings: Settings, model_folder: Callable[[str], Pat
     for param, reference in named.items():
         if reference is None or reference.startswith("hub:"):
             continue
-        if reference.startswith("path:"):
-            root = settings.models_dir
-            folder: Path | None = (root / reference.removeprefix("path:")).resolve()
-            if folder is not None and not folder.is_relative_to(root):
-                folder = None
-        else:
-            folder = model_folder(reference)
+        folder = _under(settings.models_dir, reference)
         if folder is None or not folder.is_dir():
-            raise _missing("model_not_found", f"there is no model {reference} any more", param)
+            folder = model_folder(reference)
+        if folder is None:
+            message = f"there is no model {reference} any more"
+            failure = Failure(code="model_not_found", category=FailureCategory.USER, message=message, param=param)
+            raise Unresolvable(failure)
+        if not folder.is_dir():
+            message = f"the model {reference} is not on this machine"
+            raise Unresolvable(_elsewhere("model_not_found", message, param), folder)
         folders[reference] = str(folder)
     return folders
+
+
+def _under(root: Path, reference: str) -> Path | None:
+    """The folder of a `path:` reference; None for another one, and for one that leads out of `root`."""
+    if not reference.startswith("path:"):
+        return None
+    folder = (root / reference.removeprefix("path:")).resolve()
+    return folder if folder.is_relative_to(root) else None
 
 
 def _files(spec: JobSpec, settings: Settings) -> dict[str, str]:
@@ -187,5 +206,7 @@ def _files(spec: JobSpec, settings: Settings) -> dict[str, str]:
             # Finds ids alone: a path is how the trainer is run by hand.
             paths[reference] = str(blobs.path(reference))
         except FileNotFoundError:
-            raise _missing("file_not_found", f"there is no file {reference} any more", param) from None
+            # An upload cannot be deleted while an unfinished job names it.
+            failure = _elsewhere("file_not_found", f"the file {reference} is not on this machine", param)
+            raise Unresolvable(failure, settings.files_dir / reference) from None
     return paths

@@ -14,6 +14,8 @@ from worker.process_group import ProcessIdentity
 LEAST_FREE_SHARE = 0.5
 """An accelerator with less of its memory free is in use by something else."""
 _PROBE_SECONDS = 10.0
+_MISSING_SECONDS = 300.0
+"""How long a worker that lacked something for one job takes no other: its disks may not be mounted."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ def probe_gpus() -> list[Gpu]:
     ]
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a stale file handle
+        return False
+
+
 class Slot:
     """The one place of this worker. Not thread-safe."""
 
@@ -56,6 +65,7 @@ class Slot:
         min_free_bytes: int,
         gpus: str | None = None,
         probe: Callable[[], list[Gpu]] = probe_gpus,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`gpus` limits the accelerators that count, by index or uuid as CUDA_VISIBLE_DEVICES does."""
         self._runs_dir = runs_dir
@@ -65,11 +75,19 @@ class Slot:
         self._probed_at = -_PROBE_SECONDS
         self._gpus: list[Gpu] = []
         self._leftovers: list[ProcessIdentity] = []
+        self._clock = clock
+        self._missing: Path | None = None
+        self._missing_until = 0.0
 
     def left_by(self, survivors: Sequence[ProcessIdentity]) -> None:
         """Note what an attempt left alive, and forget what the probe said before it."""
         self._leftovers = list(survivors)
         self._probed_at = -_PROBE_SECONDS
+
+    def lacks(self, missing: Path | None) -> None:
+        """Note what an attempt did not find on this machine although the service has it; None where it had all."""
+        self._missing = missing
+        self._missing_until = self._clock() + _MISSING_SECONDS
 
     def gpus(self) -> list[Gpu]:
         """The accelerators of this slot, as of the last seconds."""
@@ -88,6 +106,10 @@ class Slot:
         if self._leftovers:
             numbers = ", ".join(str(process.pid) for process in self._leftovers)
             return f"processes of an ended attempt cannot be killed: {numbers}"
+        if self._missing is not None and (_is_there(self._missing) or self._clock() > self._missing_until):
+            self._missing = None
+        if self._missing is not None:
+            return f"{self._missing} is not on this machine, although the service has it: is its disk mounted?"
         for gpu in self.gpus():
             if gpu.free_bytes < LEAST_FREE_SHARE * gpu.total_bytes:
                 free = f"{gpu.free_bytes >> 20} of {gpu.total_bytes >> 20} MiB"

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from minillm_core.spec import (
     EVENTS_FILE,
@@ -32,7 +31,7 @@ from minillm_core.spec import (
     StudentEvent,
     TrainerEvent,
 )
-from store.database import Database
+from store.database import DATABASE_AWAY, Database
 from store.errors import StaleAttempt, UnverifiedStudent
 from store.leases import Claim, finish, pass_over, record, record_process
 from store.model_folders import NotAModel, describe
@@ -63,9 +62,6 @@ STALL_GRACE_SECONDS = 5.0
 
 Result = TypeVar("Result")
 
-DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
-"""Errors that say nothing of the write: a server that is gone, a session that it ended, a lock not had in time."""
-
 
 class Supervisor:
     """Runs the attempt of one claim; used once, by one thread."""
@@ -82,7 +78,7 @@ class Supervisor:
         model_folder: Callable[[str], Path | None],
     ) -> None:
         """`claimed_at`: boot time from before the claim was sent; `drain`: set when the worker shall hand back its
-        job; `model_folder`: folder of a `model_...` reference, or None."""
+        job; `model_folder`: folder of a model in the registry, or None."""
         self._database = database
         self._settings = settings
         self._launcher = launcher
@@ -116,6 +112,8 @@ class Supervisor:
         self._student: StudentEvent | None = None
         self.survivors: list[ProcessIdentity] = []
         """Processes that SIGKILL did not end: the slot is dirty while they live."""
+        self.missing: Path | None = None
+        """What the service has and this machine lacks: the slot is dirty until it is there, or for a while."""
 
     def run(self) -> None:
         """Run the attempt to its end. Returns also where the job was lost to another holder."""
@@ -139,6 +137,7 @@ class Supervisor:
                 keep_going=self._keep_going,
             )
         except Unresolvable as error:
+            self.missing = error.missing
             return Outcome.failed(error.failure)
         except ValidationError as error:
             message = f"This version of the worker cannot read the job's spec: {error.errors()[0]['msg']}"

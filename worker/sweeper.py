@@ -26,7 +26,7 @@ from store.attempts import ended_attempts
 from store.blobs import LocalBlobs
 from store.broker import make_celery, wake
 from store.checkpoints import CheckpointRepository
-from store.database import Database
+from store.database import DATABASE_AWAY, Database
 from store.files import FileRepository
 from store.jobs import JobRepository
 from store.settings import Settings, get_settings
@@ -75,7 +75,8 @@ class Sweeper:
                     WorkerRepository(session).forget_silent(FORGET_WORKERS_AFTER)
         except SQLAlchemyError as error:
             logger.warning("the sweep was cut short: %s: %s", type(error).__name__, error)
-            self._away = True
+            # A statement that it refuses is no outage.
+            self._away = self._away or isinstance(error, DATABASE_AWAY)
             return None
         return done
 
@@ -165,7 +166,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, lambda number, _: stop.put(number))
     sweeper = Sweeper(database, settings, make_celery(settings))
     while True:
-        sweeper.sweep_once()
+        try:
+            sweeper.sweep_once()
+        except Exception:  # whatever it is: jobs depend on the next one
+            logger.exception("the sweep failed")
         try:
             stop.get(timeout=settings.sweep_seconds)
         except queue.Empty:

@@ -15,6 +15,8 @@ from store.checkpoints import CheckpointRepository
 from store.database import Database
 from store.errors import Conflict, NotFound, StaleAttempt, UnverifiedStudent
 from store.events import EventRepository, MetricRepository
+from store.files import FileRepository
+from store.ids import new_id
 from store.jobs import JobRepository
 from store.leases import Claim, Outcome, claim, finish, pass_over, record, record_process, renew
 from store.models import ModelRepository
@@ -186,6 +188,27 @@ class TestFences:
                 write(session)
         with database.write() as session:
             assert renew(session, new, 30).state is DesiredState.RUN
+
+    def test_the_fence_alone_refuses(self, database: Database) -> None:
+        """Whatever else the rows say: a higher number in the job's row ends every say of the attempt."""
+        job_id, taken = running(database)
+        with database.write() as session:
+            session.get_one(Job, job_id).fence += 1
+        before = row(database, job_id)
+        for write in (
+            lambda s: renew(s, taken, 30),
+            lambda s: record(s, taken, [scenes.progress(3, 2)]),
+            lambda s: record_process(s, taken, 1, 1),
+            lambda s: finish(s, taken, Outcome.stopped()),
+        ):
+            with pytest.raises(StaleAttempt), database.write() as session:
+                write(session)
+        after = row(database, job_id)
+        assert (after.version, after.state, after.lease_expires_at) == (
+            before.version,
+            S.RUNNING,
+            before.lease_expires_at,
+        )
 
     def test_renewal_leaves_the_version_alone(self, database: Database) -> None:
         job_id, taken = running(database)
@@ -685,6 +708,19 @@ class TestWishes:
         ask(database, fork, "request_cancel")
         with database.write() as session:
             assert [one.id for one in sweep(session).delete_checkpoints] == [origin.id]
+
+    def test_retry_of_a_job_whose_file_is_gone(self, database: Database) -> None:
+        with database.write() as session:
+            files = FileRepository(session)
+            file = files.create(id=new_id("file"), owner_id=OWNER, filename="f", purpose="x", bytes=1, sha256="0")
+        job_id = make_job(database, dataset={"file": file.id})
+        end(database, take(database, job_id), scenes.failure("system"))
+        with database.write() as session:
+            FileRepository(session).request_delete(file)
+        with pytest.raises(Conflict) as caught:
+            ask(database, job_id, "retry")
+        assert caught.value.code == "file_gone"
+        assert row(database, job_id).state is S.FAILED
 
     def test_only_finished_jobs_are_deleted(self, database: Database) -> None:
         job_id, _ = running(database)

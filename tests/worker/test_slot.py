@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from worker.process_group import ProcessIdentity
 from worker.slot import Gpu, Slot
 
 
-def _slot(path: Path, *, free: int = 100, gpus: str | None = None, min_free_bytes: int = 0) -> Slot:
+def _slot(path: Path, *, free: int = 100, gpus: str | None = None, min_free_bytes: int = 0, **more: Any) -> Slot:
     found = [Gpu("0", "GPU-a", 100, 100), Gpu("1", "GPU-b", free, 100)]
-    return Slot(runs_dir=path, min_free_bytes=min_free_bytes, gpus=gpus, probe=lambda: found)
+    return Slot(runs_dir=path, min_free_bytes=min_free_bytes, gpus=gpus, probe=lambda: found, **more)
 
 
 def test_a_free_slot(tmp_path: Path) -> None:
@@ -38,6 +39,23 @@ def test_what_an_attempt_left_alive(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+    assert slot.problem() is None
+
+
+def test_what_this_machine_lacks(tmp_path: Path) -> None:
+    """Else it would take one job after the other, and fail each."""
+    now = 0.0
+    slot = _slot(tmp_path, clock=lambda: now)
+    slot.lacks(tmp_path / "mounted" / "file")
+    assert "is not on this machine" in str(slot.problem())
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "mounted" / "file").touch()
+    assert slot.problem() is None
+    slot.lacks(tmp_path / "gone for good")
+    assert slot.problem() is not None
+    now = 301.0
+    assert slot.problem() is None, "it may have been that file alone"
+    slot.lacks(None)
     assert slot.problem() is None
 
 

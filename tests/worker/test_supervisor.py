@@ -103,12 +103,24 @@ class TestFailure:
         assert service.state(job_id) is JobState.FAILED
 
     def test_a_missing_file_names_its_field(self, service: Service) -> None:
+        """It cannot be deleted while the job needs it, so that it is this machine that lacks it: tried again."""
         job_id = service.submit()
-        for blob in service.settings.files_dir.iterdir():
-            blob.unlink()
-        service.run()
-        failure = service.job(job_id).failure
-        assert failure is not None and (failure["code"], failure["param"]) == ("file_not_found", "/dataset/file")
+        (blob,) = service.settings.files_dir.iterdir()
+        blob.unlink()
+        supervisor = service.supervisor()
+        supervisor.run()
+        job = service.job(job_id)
+        assert job.failure is not None
+        assert (job.failure["code"], job.failure["param"]) == ("file_not_found", "/dataset/file")
+        assert (job.state, job.failure["category"], supervisor.missing) == (JobState.QUEUED, "infrastructure", blob)
+
+    def test_a_model_that_the_service_has_and_this_machine_has_not(self, service: Service) -> None:
+        (service.settings.models_dir / "teacher").rmdir()
+        job_id = service.submit()
+        service.supervisor(model_folder=lambda reference: service.settings.models_dir / "teacher").run()
+        assert _end(service, job_id) == (JobState.QUEUED, "model_not_found")
+        service.supervisor(model_folder=lambda reference: None).run()
+        assert _end(service, job_id) == (JobState.FAILED, "model_not_found"), "the service has it no more"
 
     def test_a_hung_trainer_is_ended(self, service: Service) -> None:
         job_id = service.submit(mode="hang", at="2", scheduling={"max_attempts": 1})
@@ -157,6 +169,22 @@ class TestResume:
         service.run()
         with service.database.read() as session:
             assert set(session.scalars(select(Checkpoint.resumable))) == {True}
+
+    def test_what_cannot_be_read_here_is_not_thrown_away(self, service: Service) -> None:
+        """A disk that is not mounted: from the beginning, the job would soon push out what lies on it."""
+        job_id = service.submit(mode="kill", at="5", steps="5", scheduling={"max_attempts": 3})
+        service.run()
+        run_dir = service.settings.run_dir(job_id, 1)
+        run_dir.rename(run_dir.with_name("away"))
+        supervisor = service.supervisor()
+        supervisor.run()
+        assert _end(service, job_id) == (JobState.QUEUED, "checkpoint_unreadable")
+        assert service.attempts(job_id)[1].pid is None
+        assert supervisor.missing == run_dir / "checkpoints" / "training-4"
+        run_dir.with_name("away").rename(run_dir)
+        service.run()
+        context = json.loads((service.settings.run_dir(job_id, 3) / "run.json").read_text())
+        assert context["resume_from"] == [str(run_dir / "checkpoints" / f"training-{step}") for step in (4, 2)]
 
 
 class TestFork:

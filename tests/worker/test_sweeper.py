@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from store.broker import make_celery
 from store.checkpoints import CheckpointRepository
@@ -36,6 +36,10 @@ def _expire_lease(service: Service, job_id: str) -> None:
 
 def _away() -> None:
     raise OperationalError("", {}, Exception("the database is away"))
+
+
+def _refuses() -> None:
+    raise IntegrityError("", {}, Exception("a row is there twice"))
 
 
 class TestRecovery:
@@ -68,6 +72,18 @@ class TestRecovery:
         assert sweeper.sweep_once() is not None
         assert service.state(job_id) is JobState.STARTING
         wait_until(lambda: sweeper.sweep_once() and service.state(job_id) is JobState.QUEUED)
+
+    def test_a_slip_is_no_outage(self, service: Service, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A statement that the database refuses says nothing of the holders: they could renew all the time."""
+        job_id = service.submit()
+        with service.database.write() as session:
+            assert claim(session, "wrk_tests", "tests", os.getpid(), 30.0)
+        _expire_lease(service, job_id)
+        with monkeypatch.context() as slip:
+            slip.setattr(service.database, "write", _refuses)
+            assert sweeper.sweep_once() is None
+        assert sweeper.sweep_once() is not None
+        assert service.state(job_id) is JobState.QUEUED
 
 
 class TestWakes:

@@ -76,6 +76,25 @@ def test_sleep_and_sudden_death_leave_no_trainer_and_no_lost_job(service: Servic
     wait_until(lambda: not _left(mark), 5)
 
 
+def test_what_a_machine_lacks_it_does_not_fail_job_after_job_for(service: Service, start: Start) -> None:
+    jobs = [service.submit(steps="2") for _ in range(3)]
+    blobs = sorted(service.settings.files_dir.iterdir())
+    away = service.settings.files_dir.with_name("away")
+    service.settings.files_dir.rename(away)
+    start(WORKER)
+    wait_until(lambda: _slots_dirty(service), 30)
+    assert sum(len(service.attempts(job_id)) for job_id in jobs) == 1
+    away.rename(service.settings.files_dir)
+    wait_until(lambda: all(service.state(job_id) is JobState.SUCCEEDED for job_id in jobs), 30)
+    assert blobs == sorted(service.settings.files_dir.iterdir())
+    assert not _slots_dirty(service)
+
+
+def _slots_dirty(service: Service) -> list[str]:
+    with service.database.read() as session:
+        return [reason for reason in session.scalars(select(Worker.slot_dirty)) if reason is not None]
+
+
 def test_a_message_is_a_wake_up(service: Service, start: Start, request: pytest.FixtureRequest) -> None:
     if service.database.dialect != "sqlite":
         pytest.skip("the way of a message does not depend on the database")
