@@ -51,6 +51,16 @@ def effective_zero_stage(resources: ResourceSpec, dtype: DType, ranks: Ranks) ->
     return 0 if dtype == "float32" else max(1, resources.zero_stage)
 
 
+def check_dtype(dtype: DType, device: torch.device) -> None:
+    """Raises UserError ``dtype_unsupported`` for float16 on a CPU, which computes it very slowly."""
+    if dtype == "float16" and device.type == "cpu":
+        raise UserError(
+            "dtype_unsupported",
+            "float16 training needs an accelerator; this worker has none: use bfloat16 or float32",
+            param="/training/dtype",
+        )
+
+
 class Engine:
     """A module, its AdamW and its place in ZeRO.
 
@@ -70,12 +80,7 @@ class Engine:
         resources: ResourceSpec,
         ranks: Ranks,
     ) -> None:
-        if dtype == "float16" and ranks.device.type == "cpu":
-            raise UserError(
-                "dtype_unsupported",
-                "float16 training needs an accelerator; this worker has none: use bfloat16 or float32",
-                param="/training/dtype",
-            )
+        check_dtype(dtype, ranks.device)
         self._ranks = ranks
         self._dtype = dtype
         self.zero_stage = effective_zero_stage(resources, dtype, ranks)

@@ -17,6 +17,7 @@ import minillm_core.train.loop as loop
 from minillm_core.errors import UserError
 from minillm_core.manifests import verify_folder
 from minillm_core.spec import JobSpec, parse_event
+from minillm_core.train.stop import Stopped
 from tests.minillm_core.tiny_runs import events, losses, of_type, run_here, tiny_spec, write_run
 
 
@@ -219,3 +220,21 @@ class TestGivenUp:
         assert [(event["code"], event["level"]) for event in warned] == [(f"guard_{guard}", "warning")] * 2
         assert len(losses(events(folder), "effective_sample_size")) == 3
         assert not of_type(events(folder), "student")
+
+    def test_a_stop_forgives_nothing(self, tmp_path, monkeypatch):
+        """The first round's length and the rounds past a limit are known to the second start."""
+        collect = loop.collect_round
+
+        def drifting(number, *args, **kwargs):
+            round_, health, *rest = collect(number, *args, **kwargs)
+            return round_, replace(health, mean_length=1.5) if number > 0 else health, *rest
+
+        monkeypatch.setattr(loop, "collect_round", drifting)
+        method = {"type": "minillm", "rollouts_per_round": 8, "inner_epochs": 1}
+        folder = write_run(tmp_path, method=method, guards={"patience": 2})
+        with pytest.raises(Stopped):
+            run_here(folder, stop_after=3)
+        assert [event["data"]["step"] for event in of_type(events(folder), "message") if "step" in event["data"]] == [1]
+        with pytest.raises(UserError, match="was past its limit 2 rounds in a row"):
+            run_here(folder)
+        assert len(losses(events(folder), "effective_sample_size")) == 3

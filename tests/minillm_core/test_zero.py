@@ -30,6 +30,13 @@ SFT = {"max_steps": 2, "rows_per_step": 8, "eval_every": 1, "learning_rate": 1e-
 CASES = {
     "minillm-1": {"resources": {"gpus": 2, "zero_stage": 1}},
     "kd-1": {"resources": {"gpus": 2, "zero_stage": 1}, "method": {"type": "kd"}},
+    # Half of the rows sampled, half the dataset's; and the teacher's responses, sampled by both ranks.
+    "gkd-1": {
+        "resources": {"gpus": 2, "zero_stage": 1},
+        "method": {"type": "gkd", "on_policy_fraction": 0.5, "rollouts_per_round": 16},
+    },
+    "seqkd-1": {"resources": {"gpus": 2, "zero_stage": 1}, "method": {"type": "seqkd", "kd_ratio": 0.5}},
+    "lora-1": {"resources": {"gpus": 2, "zero_stage": 1}, "student": {"lora": {"rank": 4}}},
     "minillm-2": {"resources": {"gpus": 2, "zero_stage": 2}},
     "minillm-3": {"resources": {"gpus": 2, "zero_stage": 3}},
     # The whole way of a job at stage 3: a teacher and a student that are used again after their phases.
@@ -50,7 +57,7 @@ CASES = {
         "family": "gemma2",
     },
 }
-LOOKS = {"phases-3": 7, "lora-3": 5}
+LOOKS = {"gkd-1": 2, "seqkd-1": 5, "phases-3": 7, "lora-3": 5}
 """At which look of the loop a run is cut short: in the middle of the first round of its last phase."""
 
 PROGRAM = """
