@@ -12,6 +12,7 @@ from store.leases import Claim, claim
 from store.tables import Job
 from store.vocabulary import DesiredState
 from tests.worker.conftest import Service, wait_until
+from worker import lease_keeper
 from worker.guardian import boot_time
 from worker.lease_keeper import LeaseKeeper, safety_margin
 
@@ -49,6 +50,29 @@ def test_renews_and_tells_the_new_deadline(service: Service) -> None:
         assert job.lease_expires_at is not None
         # The trainer must be dead before the database would give the job to another.
         assert keeper.deadline - boot_time() <= (job.lease_expires_at - now).total_seconds()
+
+
+def test_the_deadline_is_reckoned_from_before_a_renewal_was_sent(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its answer takes: the lease began when the database wrote it."""
+    sent: list[float] = []
+    renew = lease_keeper.renew
+
+    def slow(*arguments: Any) -> Any:
+        sent.append(boot_time())
+        desired = renew(*arguments)
+        threading.Event().wait(0.3)
+        return desired
+
+    monkeypatch.setattr(lease_keeper, "renew", slow)
+    _, keeper, _ = _keeper(service, 5.0)
+    told: list[float] = []
+    with keeper:
+        keeper.follow(told.append)
+        wait_until(lambda: len(told) > 2)
+    for before, deadline in zip(sent, told[1:], strict=False):
+        assert deadline <= before + 5.0 - safety_margin(5.0, 0.05)
 
 
 def test_what_the_user_wants_is_news(service: Service) -> None:

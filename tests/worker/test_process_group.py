@@ -54,6 +54,22 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ProcessGroup]]:
         assert group.kill() == []
 
 
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[Callable[[str], ProcessGroup]]:
+    """Starts a line of Python in the place of a trainer."""
+    groups: list[ProcessGroup] = []
+
+    def starter(code: str) -> ProcessGroup:
+        command = [sys.executable, "-S", "-c", code]
+        group = ProcessGroup.start(command, run_dir=tmp_path, attempt_id=new_id("att"), deadline=boot_time() + 60)
+        groups.append(group)
+        return group
+
+    yield starter
+    for group in groups:
+        assert group.kill() == []
+
+
 def alive(group: ProcessGroup) -> int:
     return len(attempt_processes([group.attempt_id]).get(group.attempt_id, []))
 
@@ -155,6 +171,24 @@ class TestEnd:
             supervisor.stdout.close()
             assert kill_attempt(attempt_id) == []
 
+    def test_a_trainer_that_watches_nothing_dies_with_its_guardian(
+        self, bare: Callable[[str], ProcessGroup], tmp_path: Path
+    ) -> None:
+        """The kernel ends it, though its supervisor sleeps: as long as the lease, nobody else would."""
+        group = bare("import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        os.kill(group.identity.pid, signal.SIGKILL)
+        wait_until(lambda: alive(group) == 0, 2.0)
+
+    def test_what_outlived_its_guardian_is_found_by_the_attempts_name(self, start: Callable[..., ProcessGroup]) -> None:
+        group = start(mode="escape", steps="1000", delay="0.05")
+        wait_until(lambda: alive(group) == 5)
+        os.kill(group.identity.pid, signal.SIGKILL)
+        wait_until(lambda: group.poll() is not None)
+        assert alive(group) >= 3, "sessions of their own, and deaf to SIGTERM"
+        assert group.kill() == []
+        assert alive(group) == 0
+
 
 class TestProcessIdentity:
     def test_a_reused_number_is_not_signalled(self) -> None:
@@ -162,7 +196,8 @@ class TestProcessIdentity:
         try:
             identity = ProcessIdentity.of(process.pid)
             ProcessIdentity(process.pid, identity.started - 100).kill()
-            assert process.poll() is None
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
             identity.kill()
             assert process.wait(5) == -signal.SIGKILL
         finally:

@@ -8,6 +8,7 @@ import shutil
 from minillm_core.manifests import verify_folder
 from minillm_core.spec import CHECKPOINTS_DIR, PINNED_FILE
 from minillm_core.train.checkpoints import Checkpoints
+from minillm_core.train.events import EventLog
 from tests.minillm_core.tiny_runs import of_type, run_here, write_run
 
 EVERY_STEP = {"save_every": 1, "eval_every": 6, "keep_checkpoints": 1}
@@ -57,6 +58,28 @@ def test_a_pinned_one_stays_until_it_is_unpinned(tmp_path, monkeypatch):
     assert 3 not in removed and {1, 2, 4} <= set(removed)
     (kept,) = [name for name in left(folder) if step_of(name) == 3]
     verify_folder(folder / CHECKPOINTS_DIR / kept)
+
+
+def test_one_is_whole_whenever_it_is_spoken_of(tmp_path, monkeypatch):
+    """Announced after it is there, and called removed before it goes: who dies in between offers nothing that is not."""
+    folder = sft_run(tmp_path)
+    said = []
+
+    def checked(name):
+        say = getattr(EventLog, name)
+
+        def saying(self, *arguments, **fields):
+            path = fields["path"] if "path" in fields else arguments[0]
+            verify_folder(folder / path)
+            said.append(name)
+            say(self, *arguments, **fields)
+
+        monkeypatch.setattr(EventLog, name, saying)
+
+    checked("checkpoint")
+    checked("checkpoint_removed")
+    run_here(folder)
+    assert {"checkpoint", "checkpoint_removed"} == set(said)
 
 
 def test_one_that_goes_meanwhile_does_not_end_the_run(tmp_path, monkeypatch):
