@@ -61,7 +61,7 @@ def test_a_pinned_one_stays_until_it_is_unpinned(tmp_path, monkeypatch):
 
 
 def test_one_is_whole_whenever_it_is_spoken_of(tmp_path, monkeypatch):
-    """Announced after it is there, and called removed before it goes: who dies in between offers nothing that is not."""
+    """Announced after it is there, called removed before it goes: a death in between offers nothing that is not."""
     folder = sft_run(tmp_path)
     said = []
 
