@@ -101,6 +101,10 @@ class MinillmClient:
         """Uploaded files, newest first."""
         return list(self._pages(File, "/v1/files", limit))
 
+    def delete_file(self, file_id: str) -> None:
+        """Delete an uploaded file that no unfinished job uses."""
+        self._transport.request("DELETE", f"/v1/files/{_segment(file_id)}")
+
     # ---------------------------------------------------------------------------------- models
 
     def models(self, *, limit: int | None = None) -> list[Model]:
@@ -213,7 +217,8 @@ class MinillmClient:
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """Every attempt, oldest first: where it ran and how it ended."""
-        return list(self._pages(Attempt, self._path(job_id, "attempts"), None))
+        body = _json(self._transport.request("GET", self._path(job_id, "attempts")))
+        return [_parsed(Attempt, item) for item in body["data"]]
 
     def checkpoints(self, job_id: str, *, limit: int | None = None) -> list[Checkpoint]:
         """Checkpoints of a job, newest first."""

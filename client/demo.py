@@ -60,6 +60,7 @@ def run_demo(data_dir: Path, spec: Path | None, console: Console) -> int:
             with _undisturbed():
                 service.stop(at_once=True)
     say(console, "Stopped the service and all it started.")
+    say(console, outcome(summary))
     print(json.dumps(summary), flush=True)
     return 0 if succeeded(summary) else 1
 
@@ -68,6 +69,15 @@ def succeeded(summary: dict[str, Any]) -> bool:
     """Whether the job succeeded and its student scores higher than before."""
     before, after = summary["rouge_l_before"], summary["rouge_l_after"]
     return summary["state"] == "succeeded" and before is not None and after is not None and after > before
+
+
+def outcome(summary: dict[str, Any]) -> str:
+    """The summary in a sentence, so that an exit status of 1 has a reason."""
+    before, after = summary["rouge_l_before"], summary["rouge_l_after"]
+    if summary["state"] != "succeeded" or before is None or after is None:
+        return f"The job ended as {summary['state']}, without a score before and after."
+    verb = "rose" if after > before else "did not rise"
+    return f"On rows that it never saw, the student's ROUGE-L {verb}: {before:.2f} -> {after:.2f}."
 
 
 def _distil(

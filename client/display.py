@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from client.types import Job
@@ -20,6 +20,7 @@ METRICS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("reverse KL", ("reverse_kl",), "{:.4f}"),
     ("ROUGE-L", ("dev_rouge_l", "rouge_l"), "{:.2f}"),
 )
+_COPIED = ("ID", "REFERENCE")
 _STATE_COLOURS = {"succeeded": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "paused": "yellow"}
 
 
@@ -155,7 +156,9 @@ def table(console: Console, titles: tuple[str, ...], rows: Iterable[tuple[Any, .
         for row in [list(titles), *cells]:
             say(console, "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
         return
-    shown = Table(*titles, box=None, pad_edge=False)
+    # What is there to be copied is never cut, however narrow the terminal; the other columns give way.
+    columns = (Column(title, no_wrap=title in _COPIED, overflow="fold") for title in titles)
+    shown = Table(*columns, box=None, pad_edge=False)
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
     console.print(shown)

@@ -41,9 +41,8 @@ def download_student(
     manifest leads out of it, or where bytes differ from the manifest a second time in a row.
     """
     folder = folder.expanduser().absolute()
-    body = transport.request("GET", artifact_path).content
     try:
-        manifest = Manifest.model_validate_json(body)
+        manifest = Manifest.model_validate_json(transport.request("GET", artifact_path).content)
     except ValueError as error:
         raise MinillmError("the service answered what is no manifest") from error
     for file in manifest.files:
@@ -68,8 +67,10 @@ def download_student(
         )
         done += file.bytes
     _remove_strangers(partial, manifest)
-    if all(file.name != MANIFEST_NAME for file in manifest.files):
-        _write_durably(partial / MANIFEST_NAME, body)
+    written = transport.request("GET", f"{artifact_path}/files/{MANIFEST_NAME}").content
+    if hashlib.sha256(written).hexdigest() != manifest.manifest_sha256:
+        raise DownloadError(f"{MANIFEST_NAME} does not have the sha256 that the service names for it")
+    _write_durably(partial / MANIFEST_NAME, written)
     _sync_folder(partial)
     os.replace(partial, folder)
     _sync_folder(folder.parent)

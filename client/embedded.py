@@ -57,8 +57,14 @@ class EmbeddedService:
         self._lifeline: int | None = None
 
     def start(self) -> None:
-        """Start the process. Its output goes to `log`, or to this process's own where there is none."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        """Start the process. Its output goes to `log`, or to this process's own where there is none.
+
+        Raises MinillmError where the data folder cannot be made.
+        """
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MinillmError(f"the data folder {self.data_dir} cannot be made: {error.strerror}") from error
         read_end, self._lifeline = os.pipe()
         try:
             output = self.log.open("ab") if self.log is not None else None

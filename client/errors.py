@@ -32,7 +32,7 @@ class ApiError(MinillmError):
     """An answer that is no success: problem+json (RFC 9457) with the extensions `code` and `param`.
 
     `param` is a JSON pointer (RFC 6901) to the field at fault, `field` the same with dots;
-    `errors` holds every fault of the request where there are several.
+    `errors` holds every fault of the request, `faults` the same as lines to read.
     """
 
     def __init__(
@@ -51,12 +51,21 @@ class ApiError(MinillmError):
         self.detail = detail
         self.errors = errors or []
         self.request_id = request_id
-        where = f"{self.field}: " if self.field else ""
-        super().__init__(f"{where}{detail} ({code})")
+        super().__init__("; ".join(self.faults))
 
     @property
     def field(self) -> str | None:
         return dotted(self.param) if self.param else None
+
+    @property
+    def faults(self) -> list[str]:
+        """One line for each fault of the request: its field, what is wrong with it, the code."""
+        found = self.errors or [{"param": self.param, "detail": self.detail, "code": self.code}]
+        lines = []
+        for fault in found:
+            where = f"{dotted(str(fault['param']))}: " if fault.get("param") else ""
+            lines.append(f"{where}{fault.get('detail')} ({fault.get('code')})")
+        return lines
 
     @classmethod
     def of(cls, response: httpx.Response) -> ApiError:

@@ -142,8 +142,9 @@ class ManifestFile(_Tolerant):
 
 
 class Manifest(_Tolerant):
-    """The files of a finished student."""
+    """The files of a finished student, those that its `manifest.json` lists."""
 
+    manifest_sha256: str
     files: list[ManifestFile]
 
 

@@ -110,15 +110,21 @@ def _serve_jsonl(student: Student, arguments: argparse.Namespace) -> None:
 
 
 def _converse(student: Student, arguments: argparse.Namespace) -> None:
-    """One message a line, the whole conversation remembered; `/new` forgets it, Ctrl-D ends."""
-    print(f"{arguments.folder} ({student.parameters:,} parameters). /new starts afresh, Ctrl-D ends.")
+    """One message a line, the whole conversation remembered; `/new` forgets it, Ctrl-D ends.
+
+    Where nobody types, the answers alone are printed.
+    """
+    typed = sys.stdin.isatty()
+    if typed:
+        print(f"{arguments.folder} ({student.parameters:,} parameters). /new starts afresh, Ctrl-D ends.")
     streamer = TextStreamer(student.tokenizer, skip_prompt=True, skip_special_tokens=True)
     history: list[Message] = []
     while True:
         try:
-            said = input("> ").strip()
+            said = input("> " if typed else "").strip()
         except (EOFError, KeyboardInterrupt):
-            print()
+            if typed:
+                print()
             return
         if said == "/new":
             history = []
@@ -157,7 +163,13 @@ def main(given: list[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.manual_seed(arguments.seed)
-    student = Student(arguments.folder)
+    try:
+        student = Student(arguments.folder)
+    except Exception as error:
+        # Whatever is wrong with the folder: each library below has its own way to say so.
+        reason = str(error).strip().partition("\n")[0]
+        print(f"{arguments.folder} cannot be loaded as a model: {reason} ({type(error).__name__})", file=sys.stderr)
+        return 1
     if arguments.jsonl:
         _serve_jsonl(student, arguments)
     elif arguments.prompt is not None:

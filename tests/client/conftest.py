@@ -1,14 +1,26 @@
-"""A real HTTP server in a thread for any ASGI app: what the client meets is a socket, not a stand-in."""
+"""A real HTTP server in a thread for any ASGI app: what the client meets is a socket, not a stand-in.
+
+`service` is the API itself behind it, with a store that the test plays the worker in.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+
+from api.app import create_app
+from store.database import Database
+from store.settings import Settings
+from tests.api.model_folders import write_model
+from tests.client.played import SPEC, Service
 
 START_SECONDS = 20.0
 
@@ -53,3 +65,26 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own service must never be the one that a test talks to."""
     for name in ("MINILLM_URL", "MINILLM_API_KEY", "MINILLM_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def service(
+    tmp_path: Path, sqlite_template: Path, serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Service]:
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(sqlite_template, data / "minillm.db")
+    # No broker answers there: jobs are announced to nobody, and nothing must wait for that.
+    settings = Settings(data_dir=data, broker_url="redis+socket:///nonexistent/socket")
+    settings.models_dir.mkdir()
+    write_model(settings.models_dir, "teacher")
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "spec.yaml").write_text(SPEC)
+    rows = [{"instruction": f"Name number {n}.", "output": "the cat"} for n in range(40)]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    database = Database(settings.database_url)
+    url = serve(create_app(settings))
+    monkeypatch.setenv("MINILLM_URL", url)
+    yield Service(url, settings, database, work / "spec.yaml")
+    database.dispose()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from client import MinillmError
-from client.demo import question, succeeded, summarise
+from client.demo import outcome, question, succeeded, summarise
 from client.embedded import EmbeddedService, run_subprocess
 from client.types import Job
 
@@ -60,6 +60,11 @@ class TestSummary:
     )
     def test_success_is_a_higher_score(self, made: dict[str, Any], expected: bool) -> None:
         assert succeeded(made) is expected
+
+    def test_the_outcome_says_why(self) -> None:
+        assert "rose: 20.00 -> 25.00" in outcome(summary())
+        assert "did not rise: 20.00 -> 19.00" in outcome(summary(after={"rouge_l": 19.0}))
+        assert "ended as cancelled" in outcome(summarise(Job(id="job_1", state="cancelled"), None))
 
 
 def test_the_question_in_a_rendered_prompt() -> None:

@@ -78,6 +78,13 @@ class TestPlain:
         assert text(console) == "A\tB\nx y\t\n1\t�[1m\n"
 
 
+def test_an_id_is_whole_on_a_narrow_terminal() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    job_id = "job_01m89kbh3gecx52nkvjk82a4mm"
+    table(console, ("ID", "NAME", "CREATED"), [(job_id, "a name of some length", "2026-01-01T00:00:00+00:00")])
+    assert job_id in text(console)
+
+
 class TestLive:
     def test_one_picture_that_ends_with_the_last_state(self) -> None:
         console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)

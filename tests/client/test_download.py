@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,13 +37,16 @@ class Artifact:
         self.ranges: list[str | None] = []
         """The Range of each request for the weights."""
         self.extra_entries: list[dict[str, Any]] = []
+        self.manifest_file = b'{"kind": "student"}'
+        self.manifest_sent = self.manifest_file
 
     def manifest(self) -> dict[str, Any]:
         files = [
             {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in self.files.items()
         ]
-        return {"object": "job.artifact", "files": files + self.extra_entries}
+        named = hashlib.sha256(self.manifest_file).hexdigest()
+        return {"object": "job.artifact", "manifest_sha256": named, "files": files + self.extra_entries}
 
     def app(self) -> Starlette:
         def manifest(_: Request) -> Response:
@@ -52,6 +54,8 @@ class Artifact:
 
         def file(request: Request) -> Response:
             name = request.path_params["name"]
+            if name == "manifest.json":
+                return Response(self.manifest_sent)
             content = self.files[name]
             if name == "model.safetensors":
                 self.ranges.append(request.headers.get("range"))
@@ -98,7 +102,7 @@ def test_the_whole_student(artifact: Artifact, client: MinillmClient, tmp_path: 
     folder = client.download("job_1", tmp_path / "student", progress=lambda done, total: seen.append((done, total)))
     assert folder == tmp_path / "student"
     found = contents(folder)
-    assert json.loads(found.pop("manifest.json")) == artifact.manifest()
+    assert found.pop("manifest.json") == artifact.manifest_file
     assert found == artifact.files
     total = sum(map(len, artifact.files.values()))
     assert seen[-1] == (total, total)
@@ -139,6 +143,15 @@ def test_a_beginning_that_is_not_the_students_is_fetched_again(
     client.download("job_1", tmp_path / "student")
     assert artifact.ranges == ["bytes=1000-", None]
     assert (tmp_path / "student/model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_manifest_other_than_the_one_that_was_read_is_refused(
+    artifact: Artifact, client: MinillmClient, tmp_path: Path
+) -> None:
+    artifact.manifest_sent = b"{}"
+    with pytest.raises(DownloadError, match=r"manifest\.json"):
+        client.download("job_1", tmp_path / "student")
+    assert not (tmp_path / "student").exists()
 
 
 def test_a_corrupt_file_is_refused(artifact: Artifact, client: MinillmClient, tmp_path: Path) -> None:

@@ -112,6 +112,19 @@ class TestErrors:
         assert (error.detail, error.request_id) == ("must be above 0", "req_1")
         assert str(error) == "training.learning_rate: must be above 0 (invalid_value)"
 
+    def test_every_fault_is_a_line(self) -> None:
+        errors = [
+            {"code": "invalid_value", "param": "/seed", "detail": "must be positive"},
+            {"code": "unknown_field", "param": "/a~1b", "detail": "There is no such field."},
+        ]
+        first = {"code": "invalid_value", "param": "/seed", "detail": "/seed: must be positive (1 more in errors)"}
+        with pytest.raises(ApiError) as caught:
+            Script(answer(422, {**first, "errors": errors})).client().create_job({})
+        assert caught.value.faults == [
+            "seed: must be positive (invalid_value)",
+            "a/b: There is no such field. (unknown_field)",
+        ]
+
     @pytest.mark.parametrize("content", [b"<html>Bad gateway</html>", b"", b"[1]", b'{"code": 7, "param": 7}'])
     def test_any_other_body_is_an_error_too(self, content: bytes) -> None:
         script = Script(httpx.Response(404, content=content))

@@ -56,6 +56,23 @@ def test_an_answer_never_runs_past_the_context(folder: Path) -> None:
     assert length + tokens <= CONTEXT
 
 
+def test_without_a_terminal_the_answers_alone_are_printed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("river\n"))
+    assert chat.main([str(folder), "--max-new-tokens", "3"]) == 0
+    conversed = capsys.readouterr().out
+    assert chat.main([str(folder), "--max-new-tokens", "3", "--prompt", "river"]) == 0
+    assert conversed.strip() == capsys.readouterr().out.strip()
+
+
+def test_a_folder_that_is_no_model_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert chat.main([str(tmp_path), "--prompt", "river"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path} cannot be loaded as a model: ")
+
+
 def test_the_prompt_is_the_chat_templates_once(folder: Path) -> None:
     student = chat.Student(folder)
     messages = [{"role": "user", "content": "river"}]

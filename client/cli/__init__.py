@@ -1,0 +1,47 @@
+"""The `minillm` command. Exit status: 0 done, 1 it went wrong, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from client.cli.history import attempts, checkpoints, events, logs, pin, unpin
+from client.cli.jobs import cancel, change, delete, fork, jobs, pause, resume, retry, submit, watch
+from client.cli.local import demo, up
+from client.cli.models import chat, download, files, models
+
+app = typer.Typer(
+    name="minillm",
+    help="Distil a large language model into a small one. The service is found at MINILLM_URL "
+    "(default http://127.0.0.1:8000), with the key in MINILLM_API_KEY.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"minillm {installed_version('minillm-service')}")
+        raise typer.Exit
+
+
+@app.callback()
+def minillm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+# In the order of a job's life, which is that of the help.
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(up, demo, submit, jobs, watch, events, logs, cancel, pause, resume, retry, fork, change, delete),
+    *(attempts, checkpoints, pin, unpin, download, chat, models, files),
+)
+for command in COMMANDS:
+    app.command()(command)

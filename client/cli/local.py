@@ -1,0 +1,42 @@
+"""`up` and `demo`: commands that start a service of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli.session import console, told
+from client.embedded import EmbeddedService, forward_signals
+
+
+def up(
+    data_dir: Annotated[Path, typer.Option(help="Folder of everything the service keeps.")] = Path(
+        os.environ.get("MINILLM_DATA_DIR", "data")
+    ),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")] = None,
+) -> None:
+    """Run the whole service here: API, worker, sweeper, broker. Ctrl-C stops all of it."""
+    service = EmbeddedService(data_dir, port=port, environment=os.environ)
+    try:
+        with told():
+            service.start()
+            forward_signals(service)
+            status = service.wait()
+    finally:
+        service.stop()
+    raise typer.Exit(status)
+
+
+def demo(
+    data_dir: Annotated[Path, typer.Option(help="Folder of the demo's service.")] = Path(".data/demo"),
+    spec: Annotated[Path | None, typer.Option(help="Job to run instead of the demo's own.")] = None,
+) -> None:
+    """Distil a real teacher from start to end, and show what the student learned."""
+    from client.demo import run_demo
+
+    with told():
+        status = run_demo(data_dir, spec, console())
+    raise typer.Exit(status)
