@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tests.minillm_core.tiny_runs import (
     events,
     last_weights,
     losses,
+    merge,
     of_type,
     run_here,
     run_program,
@@ -60,6 +62,12 @@ CASES = {
 LOOKS = {"gkd-1": 2, "seqkd-1": 5, "phases-3": 7, "lora-3": 5}
 """At which look of the loop a run is cut short: in the middle of the first round of its last phase."""
 
+
+def settings(name: str) -> dict[str, Any]:
+    """Of a case on two ranks: a row or two a micro-batch, and not always as many of them on each rank."""
+    return merge({"training": {"micro_batch_tokens": 128}}, CASES[name])
+
+
 PROGRAM = """
 from pathlib import Path
 from minillm_core.train.distributed import Ranks
@@ -88,8 +96,8 @@ def runs(tmp_path_factory) -> Path:
     """Every case run in one go and run with a stop, all by one pair of processes."""
     folder = tmp_path_factory.mktemp("zero")
     for kind in ("whole", "cut"):
-        for name, changes in CASES.items():
-            write_run(folder / kind / name, **changes)
+        for name in CASES:
+            write_run(folder / kind / name, **settings(name))
     assert run_ranks(PROGRAM, folder) == 0
     return folder
 
@@ -115,6 +123,7 @@ def test_a_stop_changes_no_bit(runs, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_stage_on_two_ranks_has_the_losses_of_one_rank_without(runs, tmp_path, name):
+    """And those of all rows in one micro-batch."""
     expected = run_here(write_run(tmp_path, **{**CASES[name], "resources": {"gpus": 1, "zero_stage": 0}}))
     found = events(runs / "whole" / name)
     for phase in ("teacher_sft", "student_sft", "training"):
@@ -128,7 +137,7 @@ def test_every_stage_on_two_ranks_has_the_losses_of_one_rank_without(runs, tmp_p
 
 def test_sigterm_and_a_second_start(runs, tmp_path):
     """The program itself, on two ranks: it ends with 75 at a step's end, and its second start ends the run."""
-    folder = write_run(tmp_path, **CASES["minillm-1"])
+    folder = write_run(tmp_path, **settings("minillm-1"))
     process = subprocess.Popen(
         [sys.executable, "-m", "minillm_core", str(folder)], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
     )

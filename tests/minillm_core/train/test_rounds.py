@@ -38,6 +38,12 @@ def test_order_differs_between_inner_epochs():
     assert steps[:3] != steps[3:6]
 
 
+def test_order_differs_between_rounds():
+    first, second = make_round(1, 0), make_round(1, 0)
+    second.number += 1
+    assert walk(first)[:3] != walk(second)[:3]
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("world", [1, 2, 16, 64])
 def test_a_round_of_the_recipes_has_sixteen_steps_on_any_number_of_ranks(recipe, world):

@@ -19,6 +19,7 @@ from minillm_core.train.batches import response_batch
 from minillm_core.train.guards import repetition
 from minillm_core.train.methods import resolve_method
 from minillm_core.train.rounds import TrainRow
+from minillm_core.train.step import train_step
 from minillm_core.train.student import StudentModule, loss_head
 from tests.minillm_core.tiny_runs import run_ranks, tiny_spec
 from tests.minillm_core.train import step_bench as bench
@@ -299,7 +300,75 @@ class TestOddRows:
         assert all(not tensor.any() for tensor in gradient.values())
 
 
+class TestNotFinite:
+    """A step that cannot be made: the loop gives the run up."""
+
+    @pytest.fixture
+    def step(self, tmp_path):
+        models = bench.make_models(tmp_path)
+        method = bench.method_of("minillm")
+        rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+
+        def step():
+            options = {"micro_batch_tokens": 60, "response_width": bench.WIDTH, "pad_id": bench.PAD}
+            return train_step(
+                models.engine, rows, None, method, models.answering, learning_rate=1e-3, ranks=models.ranks, **options
+            )
+
+        yield models.engine, rows, step
+        models.engine.close()
+
+    def test_of_a_loss_that_is_not_nothing_is_applied(self, step, monkeypatch):
+        engine, rows, make = step
+        applied = []
+        monkeypatch.setattr(engine, "step", lambda rate: applied.append(rate) or 1.0)
+        rows[3].weights_T[0] = math.nan
+        assert make() is None and not applied
+
+    @pytest.mark.parametrize("norm", [math.inf, math.nan])
+    def test_a_gradient_that_is_not(self, step, monkeypatch, norm):
+        engine, _, make = step
+        monkeypatch.setattr(engine, "step", lambda rate: norm)
+        assert make() is None
+
+    def test_a_norm_that_is_not_known_is_no_fault(self, step, monkeypatch):
+        engine, _, make = step
+        monkeypatch.setattr(engine, "step", lambda rate: None)
+        assert "grad_norm" not in make().metrics
+
+
 class TestCollected:
+    def collect(self, models, method, number=0):
+        alone = bench.Ranks(0, 1, 0, torch.device("cpu"))
+        return bench.collect_round(
+            number,
+            bench.make_rows(),
+            method,
+            student=bench.make_decoder(models.student),
+            teacher=models.answering,
+            sampling=bench.Sampling([bench.EOS], bench.VOCAB, bench.WIDTH, batch_rows=8),
+            rows_per_step=8,
+            seed=5,
+            ranks=alone,
+        )
+
+    def test_the_teacher_draws_its_share_of_the_tokens(self, models):
+        """The mean of log p - log q is -KL(q, p) over what the student draws, KL(p, q) over what the teacher does."""
+        method = bench.method_of("minillm")
+        rewards = []
+        for alpha in (0.0, 0.5, 0.999):
+            *_, measured, _ = self.collect(models, replace(method, teacher_mix_alpha=alpha))
+            rewards.append(measured["rollout_reward"])
+        assert rewards[0] < -0.2 and rewards[2] > 0.2
+        assert rewards[0] + 0.1 < rewards[1] < rewards[2] - 0.1
+
+    def test_each_round_draws_anew(self, models):
+        method = bench.method_of("minillm")
+        drawn = [
+            [row.response_ids for row in self.collect(models, method, number)[0].rows.values()] for number in (0, 1)
+        ]
+        assert all(first != second for first, second in zip(*drawn, strict=True))
+
     @pytest.mark.parametrize("temperature", [1.0, 1.7])
     @pytest.mark.parametrize("family", ["llama", "gemma2"])
     def test_log_probabilities_are_those_of_the_dense_models(self, tmp_path, family, temperature):
@@ -357,17 +426,7 @@ class TestCollected:
         with torch.no_grad():
             models.student.get_output_embeddings().weight.mul_(sharpness)
         method = replace(bench.method_of("minillm"), teacher_mix_alpha=0.5)
-        round_, health, *_ = bench.collect_round(
-            0,
-            bench.make_rows(),
-            method,
-            student=bench.make_decoder(models.student),
-            teacher=models.answering,
-            sampling=bench.Sampling([bench.EOS], bench.VOCAB, bench.WIDTH, batch_rows=8),
-            rows_per_step=8,
-            seed=5,
-            ranks=bench.Ranks(0, 1, 0, torch.device("cpu")),
-        )
+        round_, health, *_ = self.collect(models, method)
         logs = [
             p - q
             for row in round_.rows.values()
