@@ -41,7 +41,7 @@ RUN pip install --no-deps --no-build-isolation .
 
 # ------------------------------------------------------------------------------------------- service
 FROM ${BASE_IMAGE} AS service
-# The compiler and Python's headers: DeepSpeed compiles small ops on the machine that it runs on.
+# The compiler and Python's headers: the trainer and DeepSpeed compile small kernels on the machine that they run on.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && { command -v python3 >/dev/null || apt-get install --yes --no-install-recommends python3 python3-dev; } \
@@ -56,6 +56,7 @@ ENV PATH=/opt/minillm/bin:$PATH \
     MINILLM_DATA_DIR=/data \
     MINILLM_MODELS_ROOT=/models \
     HF_HOME=/cache/huggingface \
+    XDG_CACHE_HOME=/cache \
     TORCH_EXTENSIONS_DIR=/cache/torch_extensions \
     TRITON_CACHE_DIR=/cache/triton
 WORKDIR /opt/minillm

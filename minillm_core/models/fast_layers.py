@@ -2,9 +2,11 @@
 
 Autograd keeps every intermediate of a gated layer and of a norm. Here a gated layer keeps its input
 and its two projections (half of it), a norm its input and one number a token, and the rest is computed
-again in the backward pass, which takes less time than reading it from memory.
+again in the backward pass, which takes less time than reading it from memory. Attention of packed rows
+rotates its queries and keys where they lie and keeps nothing of the way there. What is not a matrix product
+is done by this project's kernels, where there are any, in one pass over memory.
 
-Axes: N tokens, D hidden width, I inner width.
+Axes: N tokens, D hidden width, I inner width, H heads, d width of a head.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
-from transformers.models.mistral.modeling_mistral import MistralMLP, MistralRMSNorm
-from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
-from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralAttention, MistralMLP, MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Qwen3RMSNorm
 
 from minillm_core.models.linear import OneDnnLinear, use_onednn
+from minillm_core.models.packed import PackedRows
+from minillm_core.models.rows_attention import attend
+from minillm_core.native import ops
 from minillm_core.objectives import products
+from minillm_core.objectives.sweep import graph_is_kept
 
 
 def use_fast_layers(model: nn.Module) -> int:
@@ -73,15 +79,22 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        scale = mean.add_(eps).rsqrt_()
+        if ops.fits(x, weight_D):
+            x = x.contiguous()
+            out, scale = ops.norm(x, weight_D, eps, scales=True)
+        else:
+            mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+            scale = mean.add_(eps).rsqrt_()
+            out = (x * scale).mul_(weight_D)
         ctx.save_for_backward(x, scale, weight_D)
-        return (x * scale).mul_(weight_D)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, scale, weight_D = ctx.saved_tensors
+        if ops.fits(x, weight_D):
+            return *ops.norm_backward(x, scale, weight_D, grad), None
         width = x.shape[-1]
         straight = x * scale
         product = grad * straight
@@ -115,18 +128,29 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, x_ND: Tensor, gate_ID: Tensor, up_ID: Tensor, down_DI: Tensor) -> Tensor:
         gate_NI, up_NI = products.linear(x_ND, gate_ID), products.linear(x_ND, up_ID)
         ctx.save_for_backward(x_ND, gate_NI, up_NI, gate_ID, up_ID, down_DI)
-        return products.linear(nn.functional.silu(gate_NI).mul_(up_NI), down_DI)
+        if ops.fits(gate_NI):
+            inner_NI = ops.silu_times(gate_NI, up_NI, torch.empty_like(gate_NI))
+        else:
+            inner_NI = nn.functional.silu(gate_NI).mul_(up_NI)
+        return products.linear(inner_NI, down_DI)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, gate_NI, up_NI, gate_ID, up_ID, down_DI = ctx.saved_tensors
         grad_ND = grad_ND.contiguous()
-        inner_NI = products.linear(grad_ND, down_DI.t())
-        open_NI = nn.functional.silu(gate_NI)
-        by_up_NI = inner_NI * open_NI
-        by_gate_NI = torch.ops.aten.silu_backward(inner_NI.mul_(up_NI), gate_NI)
-        by_down = products.linear(grad_ND.t(), open_NI.mul_(up_NI).t()) if ctx.needs_input_grad[3] else None
+        by_inner_NI = products.linear(grad_ND, down_DI.t())
+        if ops.fits(gate_NI):
+            if graph_is_kept():
+                gate_NI, up_NI = gate_NI.clone(), up_NI.clone()
+            ops.silu_times_backward(gate_NI, up_NI, by_inner_NI)
+            by_gate_NI, by_up_NI, inner_NI = gate_NI, up_NI, by_inner_NI
+        else:
+            open_NI = nn.functional.silu(gate_NI)
+            by_up_NI = by_inner_NI * open_NI
+            by_gate_NI = torch.ops.aten.silu_backward(by_inner_NI.mul_(up_NI), gate_NI)
+            inner_NI = open_NI.mul_(up_NI)
+        by_down = products.linear(grad_ND.t(), inner_NI.t()) if ctx.needs_input_grad[3] else None
         by_x = None
         if ctx.needs_input_grad[0]:
             by_x = products.linear(by_gate_NI, gate_ID.t())
@@ -142,11 +166,63 @@ class _Gated(torch.autograd.Function):
         )
 
 
+class _FastAttention(nn.Module):
+    head_dim: int
+    scaling: float
+    attention_dropout: float
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        packed_rows: PackedRows | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        dropout = self.training and self.attention_dropout > 0.0
+        if packed_rows is None or dropout or not ops.fits(hidden_states, *position_embeddings):
+            if packed_rows is not None:
+                others["packed_rows"] = packed_rows
+            unchanged: tuple[Tensor, Tensor | None] = super().forward(  # type: ignore[misc]
+                hidden_states, position_embeddings, attention_mask, past_key_values, **others
+            )
+            return unchanged
+        packed_rows.calls += 1
+        x_ND = hidden_states[0]
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q_NHd, k_NRd, v_NRd = (project(x_ND).unflatten(1, (-1, self.head_dim)) for project in projections)
+        q_norm, k_norm = getattr(self, "q_norm", None), getattr(self, "k_norm", None)
+        if q_norm is not None and k_norm is not None:
+            q_NHd, k_NRd = q_norm(q_NHd), k_norm(k_NRd)
+        cosine, sine = (part[0].contiguous() for part in position_embeddings)
+        mixed_NHd = attend(
+            q_NHd,
+            k_NRd,
+            v_NRd,
+            packed_rows.offsets,
+            scale=self.scaling,
+            window=self._window(),
+            rotation=(cosine, sine),
+        )
+        return self.o_proj(mixed_NHd.flatten(1)).unsqueeze(0), None
+
+    def _window(self) -> int | None:
+        """Tokens that each one sees, None for all before it."""
+        window: int | None = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None))
+        return window
+
+
 def _mixed(fast: type, families: tuple[type, ...]) -> dict[type, type]:
     return {family: type(f"{family.__name__}{fast.__name__}", (fast, family), {}) for family in families}
 
 
 _FAST = {
+    **_mixed(_FastAttention, (LlamaAttention, MistralAttention, Qwen2Attention, Qwen3Attention)),
     **_mixed(_FastNorm, (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)),
     **_mixed(_FastGated, (LlamaMLP, MistralMLP, Qwen2MLP, Qwen3MLP)),
 }

@@ -11,6 +11,7 @@ Axes: N tokens of all rows joined, B rows, T longest row, H heads, d width of a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import AttentionInterface
 
 from minillm_core.models.families import base_model, hidden_states, unwrapped
+from minillm_core.models.rows_attention import attend as attend_rows
+from minillm_core.native import ops
 
 PACKED_FAMILIES = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 """Families that hand further arguments on to attention; tested to give what padded rows give."""
@@ -34,6 +37,8 @@ class PackedRows:
         self.even = min(self.lengths) == self.longest
         self.calls = 0
         """Layers that have asked so far: a model that does not hand this on leaves it at 0."""
+        self.offsets = torch.tensor([0, *itertools.accumulate(self.lengths)])
+        """Where each row begins, and N; on the host."""
         self._device = device
         self._grid_N: torch.Tensor | None = None
         self._windows: dict[tuple[int, int], torch.Tensor] = {}
@@ -111,6 +116,10 @@ def _attention(
         return result
     packed_rows.calls += 1
     dropout, scale, window = kwargs.get("dropout", 0.0), kwargs.get("scaling"), kwargs.get("sliding_window")
+    if dropout == 0.0 and ops.fits(query, key, value):
+        q_NHd, k_NRd, v_NRd = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return attend_rows(q_NHd, k_NRd, v_NRd, packed_rows.offsets, scale=scale, window=window).unsqueeze(0), None
     # On a CPU a row at a time costs no padding; an accelerator would rather have one call.
     attend = _row_by_row if query.device.type == "cpu" and not packed_rows.even else _all_rows
     return attend(query, key, value, packed_rows, dropout, scale, window), None

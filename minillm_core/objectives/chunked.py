@@ -22,7 +22,8 @@ from torch import Tensor
 
 from minillm_core.objectives.divergences import Settings, check_kind
 from minillm_core.objectives.policy_gradient import surrogate_terms
-from minillm_core.objectives.sweep import DivergenceTerm, Head, TokenTerm, as_head, attach, gradients_needed, sweep
+from minillm_core.objectives.sweep import attach, gradients_needed, sweep
+from minillm_core.objectives.terms import DivergenceTerm, Head, TokenTerm, as_head
 
 __all__ = [
     "CrossEntropyLoss",

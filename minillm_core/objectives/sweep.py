@@ -3,8 +3,9 @@
 :func:`sweep` walks over the tokens in chunks of C rows:
 
 1. logits of student and teacher, (C, V) each, into two buffers that all chunks share;
-2. in tiles of R rows, small enough for the cache: softmax, the value of every term, and the
-   gradient by the student's logits, written over the student's logits;
+2. softmax, the value of every term, and the gradient by the student's logits, written over the
+   student's logits: row by row with the kernels of this project (:mod:`.fused_terms`), or with torch
+   in tiles of R rows, small enough for the cache (:mod:`.tiles`);
 3. that gradient times the head's weight gives the gradient by the hidden states, and times the
    hidden states adds to the gradient by the weight, in float32.
 
@@ -18,94 +19,21 @@ C tokens of a chunk; R tokens of a tile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minillm_core.objectives.divergences import Settings, value_and_gradient
+from minillm_core.objectives import fused_terms
 from minillm_core.objectives.products import buffer, multiply_into
+from minillm_core.objectives.terms import DivergenceTerm, Head, Swept, TokenTerm
+from minillm_core.objectives.tiles import Tile, terms_of_tile
 
 _CPU_CHUNK_BYTES = 64 * 2**20
 _ACCELERATOR_CHUNK_BYTES = 2**30
 _CPU_TILE_BYTES = 8 * 2**20
 _ACCELERATOR_TILE_BYTES = 128 * 2**20
-
-
-@dataclass(frozen=True)
-class Head:
-    """What turns hidden states into logits: ``softcap * tanh((h @ weight.T + bias) * scale / softcap)``."""
-
-    weight_VD: Tensor
-    bias_V: Tensor | None = None
-    softcap: float | None = None
-    scale: float | None = None
-    vocab: int | None = None
-    """Rows of the weight that are real tokens; the rest is padding and never reaches the softmax."""
-    product_dtype: torch.dtype | None = None
-    """Number format of the products. Left out: float32 (or float64) on a CPU, the weight's on an
-    accelerator. Sums over the tokens and everything after the logits are float32 in any case."""
-
-    @property
-    def width(self) -> int:
-        """V: real tokens."""
-        rows = self.weight_VD.shape[0]
-        if self.vocab is None:
-            return rows
-        if not 0 < self.vocab <= rows:
-            raise ValueError(f"vocab must be 1 to {rows}, the rows of the head's weight, not {self.vocab}")
-        return self.vocab
-
-    @property
-    def precision(self) -> torch.dtype:
-        """Number format of the products, decided."""
-        dtype = self.weight_VD.dtype
-        if self.product_dtype is not None:
-            return self.product_dtype
-        return torch.float32 if self.weight_VD.device.type == "cpu" and dtype != torch.float64 else dtype
-
-
-def as_head(head: Head | Tensor) -> Head:
-    """A bare weight (V, D) as the head that it is."""
-    return Head(head) if isinstance(head, Tensor) else head
-
-
-@dataclass(frozen=True)
-class TokenTerm:
-    """A loss that depends on the student's log-probability of each target alone."""
-
-    targets_N: Tensor
-    evaluate: Callable[[Tensor, slice], tuple[Tensor, Tensor]]
-    """From log q of some tokens and their place in N: their losses, and the derivatives by log q."""
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class DivergenceTerm:
-    """A divergence from the teacher, each token with its weight (None: 1) times ``coefficient``."""
-
-    kind: str
-    hidden_ND: Tensor
-    head: Head
-    settings: Settings = field(default_factory=Settings)
-    temperature: float = 1.0
-    weights_N: Tensor | None = None
-    coefficient: float = 1.0
-
-
-@dataclass(frozen=True)
-class Swept:
-    """What a sweep found; fields of terms that were not there are empty."""
-
-    logp_N: Tensor
-    token_losses_N: Tensor
-    divergences_N: Tensor
-    entropies_N: Tensor
-    gradients: tuple[Tensor | None, Tensor | None, Tensor | None]
-    """By hidden states, weight and bias, in the accumulation type; None where not needed."""
 
 
 def _chunk_tokens(given: int | None, tokens: int, width: int, device: torch.device) -> int:
@@ -143,26 +71,6 @@ class _Projector:
         ]
         multiply_into(logits_CV, hidden_CD, self.weight_VD.t())
         return logits_CV if self._bias_V is None else logits_CV.add_(self._bias_V)
-
-
-class _Tile:
-    """Four (R, V) pieces of memory and what is done to the logits of R tokens in them."""
-
-    def __init__(self, rows: int, width: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        self.memory = [buffer(f"tile{n}", rows, width, dtype=dtype, device=device) for n in range(4)]
-        self.dtype = dtype
-
-    def log_softmax(self, logits_RV: Tensor, head: Head, temperature: float, out_RV: Tensor, spare_RV: Tensor) -> None:
-        """Log-softmax of softcapped logits over the temperature; the logits stay as they are."""
-        if logits_RV.dtype == self.dtype and head.softcap is None and temperature == 1.0:
-            torch.log_softmax(logits_RV, dim=-1, out=out_RV)
-            return
-        spare_RV.copy_(logits_RV)
-        if head.softcap is not None:
-            spare_RV.div_(head.softcap).tanh_().mul_(head.softcap)
-        if temperature != 1.0:
-            spare_RV.div_(temperature)
-        torch.log_softmax(spare_RV, dim=-1, out=out_RV)
 
 
 @torch.no_grad()
@@ -220,9 +128,10 @@ def _sweep(
             zeros(head.weight_VD.shape[0]) if needs[2] else None,
         ),
     )
+    kernels = fused_terms.covers(head, token_term, divergence_term, student.dtype, accumulate, device)
     tile_bytes = _CPU_TILE_BYTES if device.type == "cpu" else _ACCELERATOR_TILE_BYTES
-    tile_rows = max(1, min(chunk, tile_bytes // (student.width * accumulate.itemsize)))
-    tile = _Tile(tile_rows, student.width, dtype=accumulate, device=device)
+    tile_rows = chunk if kernels else max(1, min(chunk, tile_bytes // (student.width * accumulate.itemsize)))
+    tile = None if kernels else Tile(tile_rows, student.width, dtype=accumulate, device=device)
     hidden_grad, weight_grad, bias_grad = result.gradients
     for start in range(0, tokens, chunk):
         rows = slice(start, min(start + chunk, tokens))
@@ -233,18 +142,15 @@ def _sweep(
             inside = slice(first, min(first + tile_rows, rows.stop - rows.start))
             place = slice(start + inside.start, start + inside.stop)
             teacher_RV = None if teacher_CV is None else teacher_CV[inside]
-            _terms_of_tile(
-                tile,
-                logits_CV[inside],
-                teacher_RV,
-                head,
-                token_term,
-                divergence_term,
-                result,
-                place,
-                entropy=entropy,
-                gradient=any(needs),
-            )
+            asked = {"entropy": entropy, "gradient": any(needs)}
+            if tile is None:
+                fused_terms.terms_of_rows(
+                    logits_CV[inside], teacher_RV, token_term, divergence_term, result, place, **asked
+                )
+            else:
+                terms_of_tile(
+                    tile, logits_CV[inside], teacher_RV, head, token_term, divergence_term, result, place, **asked
+                )
         if hidden_grad is not None:
             multiply_into(hidden_grad[rows], logits_CV, student.weight_VD)
         if weight_grad is not None:
@@ -270,66 +176,12 @@ def _check_tokens(what: str, tensor: Tensor, tokens: int) -> None:
         raise ValueError(f"{tensor.shape[0]} {what} for {tokens} hidden states")
 
 
-def _terms_of_tile(
-    tile: _Tile,
-    logits_RV: Tensor,
-    teacher_RV: Tensor | None,
-    head: Head,
-    token_term: TokenTerm | None,
-    divergence_term: DivergenceTerm | None,
-    result: Swept,
-    place: slice,
-    *,
-    entropy: bool,
-    gradient: bool,
-) -> None:
-    """Values of the tokens at ``place``; the gradient by the raw logits replaces ``logits_RV``."""
-    logq, q, logp, spare = (memory[: logits_RV.shape[0]] for memory in tile.memory)
-    moves = gradient and divergence_term is not None and divergence_term.coefficient != 0.0
-    token_gradient: Tensor | None = None
-    if token_term is not None:
-        tile.log_softmax(logits_RV, head, token_term.temperature, logq, spare)
-        targets_R1 = token_term.targets_N[place].unsqueeze(-1)
-        logp_of_target_R = logq.gather(-1, targets_R1).squeeze(-1)
-        losses_R, slopes_R = token_term.evaluate(logp_of_target_R, place)
-        result.logp_N[place] = logp_of_target_R
-        result.token_losses_N[place] = losses_R
-        slopes_R1 = slopes_R.to(q.dtype).unsqueeze(-1) / token_term.temperature
-    if not gradient and divergence_term is None and not entropy:
-        return
-    if token_term is None or (divergence_term is not None and divergence_term.temperature != token_term.temperature):
-        if token_term is not None and gradient:
-            token_gradient = logq.exp().mul_(-slopes_R1)
-        assert divergence_term is not None
-        tile.log_softmax(logits_RV, head, divergence_term.temperature, logq, spare)
-    torch.exp(logq, out=q)
-    if entropy:
-        result.entropies_N[place] = torch.mul(q, logq, out=spare).sum(-1).neg_()
-    if divergence_term is not None and teacher_RV is not None:
-        term = divergence_term
-        tile.log_softmax(teacher_RV, term.head, term.temperature, logp, spare)
-        result.divergences_N[place] = value_and_gradient(
-            term.kind, logq, logp, q, spare, settings=term.settings, gradient=moves
-        )
-    if not gradient:
-        return
-    # From here on logq holds the divergence's gradient, and q is free once it has been used.
-    if token_term is not None and token_gradient is None:
-        token_gradient = q.mul_(-slopes_R1)
-    if divergence_term is not None and moves:
-        logq.mul_(divergence_term.coefficient / divergence_term.temperature)
-        if divergence_term.weights_N is not None:
-            logq.mul_(divergence_term.weights_N[place].to(logq.dtype).unsqueeze(-1))
-        total = logq if token_gradient is None else logq.add_(token_gradient)
-    else:
-        total = logq.zero_() if token_gradient is None else token_gradient
-    if token_term is not None:
-        total.scatter_add_(-1, targets_R1, slopes_R1)
-    if head.softcap is not None:
-        # d (cap tanh(x / cap)) / dx = 1 - tanh^2
-        spare.copy_(logits_RV).div_(head.softcap)
-        total.mul_(spare.tanh_().square_().neg_().add_(1.0))
-    logits_RV.copy_(total)
+def graph_is_kept() -> bool:
+    """Whether the graph that is being walked may be walked again: what it holds must then stay as it is.
+
+    True where torch does not say.
+    """
+    return bool(getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)())
 
 
 class _Preformed(torch.autograd.Function):
@@ -354,8 +206,8 @@ class _Preformed(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the loss was differentiated before: use retain_graph=True to do so twice")
         # A head's gradient takes hundreds of megabytes: it is scaled where it lies unless the graph
-        # is to be used again. Without torch's answer to that, it is copied.
-        kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
+        # is to be used again.
+        kept = graph_is_kept()
         gradients = ctx.gradients
         scaled: list[Tensor | None] = []
         for gradient, dtype in zip(gradients, ctx.dtypes, strict=True):

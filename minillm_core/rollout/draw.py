@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from minillm_core.native import ops
+
 _BLOCK = 256
 _JUST_BELOW_ONE = 1.0 - 2.0**-52
 _SCORE_ELEMENTS = 4 << 20  # 16 MiB of float32: what the allocator keeps instead of returning it to the system
@@ -23,12 +25,20 @@ def _scaled(logits_NV: torch.Tensor, temperature: float) -> torch.Tensor:
     return logits_NV if temperature == 1.0 else logits_NV.float() / temperature
 
 
+def _rows(logits_NV: torch.Tensor) -> torch.Tensor:
+    """The logits with those of a row side by side in memory."""
+    return logits_NV if logits_NV.stride(-1) == 1 else logits_NV.contiguous()
+
+
 def draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One token (B,) from ``softmax(logits / temperature)`` for each row, and its log-probability (B,), float32.
 
     ``uniform_B``: float64 in [0, 1). Sums are taken over blocks, then within the block that the number
-    falls into, in float64 where it matters; a token whose probability is zero is never drawn.
+    falls into, in float64 where it matters; a token whose probability is zero is never drawn. Logits that are not
+    numbers give some token and a log-probability that is none.
     """
+    if ops.fits(logits_BV, half=True):
+        return ops.draw(_rows(logits_BV), uniform_B, temperature)
     mass_BV = torch.softmax(_scaled(logits_BV, temperature), dim=-1, dtype=torch.float32)
     vocab = mass_BV.shape[1]
     blocks_BV = nn.functional.pad(mass_BV, (0, -vocab % _BLOCK)) if vocab % _BLOCK else mass_BV
@@ -48,6 +58,8 @@ def draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, temperature: float) -
 
 def logp_of(logits_NV: torch.Tensor, token_N: torch.Tensor, temperature: float) -> torch.Tensor:
     """Log-probability (N,), float32, of the given tokens under ``softmax(logits / temperature)``."""
+    if ops.fits(logits_NV, half=True):
+        return ops.logp(_rows(logits_NV), token_N, temperature)
     z_NV = _scaled(logits_NV, temperature).float()
     top_N1 = z_NV.amax(dim=-1, keepdim=True)
     chosen_N1 = z_NV.gather(1, token_N.unsqueeze(1)) - top_N1

@@ -14,6 +14,7 @@ from minillm_core.models import packed
 from minillm_core.models.families import enable_activation_checkpointing, hidden_states
 from minillm_core.models.loading import load_causal_lm
 from minillm_core.models.packed import PackedRows, packable, packed_hidden_states
+from minillm_core.native import ops
 from tests.tiny_models import FAMILIES, write_tiny_model
 
 LENGTHS = (23, 5, 14, 1, 14)
@@ -24,9 +25,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_causal_lm(write_tiny_model(tmp_path_factory.mktemp("m"), request.param, scale=3.0), torch.float32)
 
 
-@pytest.fixture(params=["row_by_row", "all_rows"])
+@pytest.fixture(params=["kernels", "row_by_row", "all_rows"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Both ways through attention, whatever device this is."""
+    """Every way through attention, whatever device this is."""
+    if request.param == "kernels":
+        yield request.param
+        return
+    monkeypatch.setattr(ops, "load", lambda: None)
     for name in ("_row_by_row", "_all_rows"):
         monkeypatch.setattr(packed, name, getattr(packed, f"_{request.param}"))
     yield request.param

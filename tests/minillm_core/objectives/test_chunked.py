@@ -22,6 +22,8 @@ from minillm_core.objectives.divergences import KINDS, divergence
 from minillm_core.objectives.policy_gradient import clipped_surrogate
 from minillm_core.objectives.products import release_buffers
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 TOLERANCES = [
     # The inputs are rounded to the type; the reference computes with the rounded ones in float64.
     pytest.param(torch.float64, 1e-10, id="float64"),

@@ -14,6 +14,8 @@ from minillm_core.rollout.fused import FusedDecoder
 from minillm_core.rollout.generic import TransformersDecoder
 from minillm_core.rollout.packing import padded
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 FUSED = ("llama", "llama3_rope", "mistral", "qwen2", "qwen3")
 GENERIC = ("gpt2", "opt", "gemma", "gemma2", "gemma3")
 VOCAB = 40

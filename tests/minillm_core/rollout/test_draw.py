@@ -7,6 +7,8 @@ import torch
 
 from minillm_core.rollout.draw import draw, logp_from_hidden, logp_of
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 ALMOST_ONE = 1.0 - 2.0**-53
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from minillm_core.models import packed
+from minillm_core.native import ops
 from minillm_core.objectives import chunked, products
 from minillm_core.train import student
 from tests.minillm_core.tiny_runs import losses, run_here, write_run
@@ -28,6 +29,10 @@ def products_of_torch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(products, "onednn_pays", lambda: False)
 
 
+def no_kernels(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ops, "load", lambda: None)
+
+
 def rows_one_by_one(patch: pytest.MonkeyPatch) -> None:
     """One row a micro-batch, and three tokens a chunk of the loss."""
     patch.setattr("minillm_core.train.step.plan", lambda rows, budget: [[number] for number in range(len(rows))])
@@ -38,7 +43,8 @@ def rows_one_by_one(patch: pytest.MonkeyPatch) -> None:
 OFF: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], ...]] = {
     "padded": (padded,),
     "layers": (layers_of_the_family,),
-    "all": (padded, layers_of_the_family, products_of_torch, rows_one_by_one),
+    "kernels": (no_kernels,),
+    "all": (padded, layers_of_the_family, products_of_torch, no_kernels, rows_one_by_one),
 }
 
 

@@ -4,8 +4,8 @@ from minillm_core.spec import GuardSpec
 from minillm_core.train.guards import Guards, RoundHealth, repetition
 
 
-def health(length: float = 20.0, repeated: float = 0.1, ess: float = 0.8) -> RoundHealth:
-    return RoundHealth(mean_length=length, repetition=repeated, effective_sample_size=ess, reverse_kl=0.5)
+def health(length: float = 20.0, repeated: float = 0.1, ess: float = 0.8, kl: float = 0.5) -> RoundHealth:
+    return RoundHealth(mean_length=length, repetition=repeated, effective_sample_size=ess, reverse_kl=kl)
 
 
 def test_repetition_counts_within_each_response():
@@ -37,6 +37,14 @@ def test_patience_runs_out_on_the_same_limit(name, bad):
     assert guards.exhausted is None
     guards.observe(bad)
     assert guards.exhausted == name
+
+
+@pytest.mark.parametrize(("kl", "said"), [(0.25, "fell from 0.500 to 0.250"), (0.75, "went from 0.500 to 0.750")])
+@pytest.mark.parametrize(("name", "drift"), [("length", {"length": 4.0}), ("repetition", {"repeated": 0.9})])
+def test_a_drift_is_told_together_with_the_reverse_kl(name, drift, kl, said):
+    guards = Guards(GuardSpec())
+    guards.observe(health())
+    assert f"the reverse KL {said} nats a token" in guards.observe(health(kl=kl, **drift))[name]
 
 
 def test_a_good_round_forgives():

@@ -1,0 +1,104 @@
+// Vectors of the processor's width, through the compiler's own vector types: no intrinsics, so that the same
+// text serves AVX2, AVX-512 and anything else that g++ knows.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t hvec __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+
+static inline vec splat(float x) { return vec{} + x; }
+static inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
+static inline void store(float *p, vec x) { *reinterpret_cast<vec *>(p) = x; }
+static inline vec larger(vec a, vec b) { return a > b ? a : b; }
+
+static inline float sum(vec x) {
+    float s = 0.0f;
+    for (int i = 0; i < LANES; i++) s += x[i];
+    return s;
+}
+
+static inline float largest(vec x) {
+    float m = x[0];
+    for (int i = 1; i < LANES; i++) m = x[i] > m ? x[i] : m;
+    return m;
+}
+
+// bfloat16 is the upper half of a float32; rounding is to the nearest, ties to even.
+struct bf16 {
+    uint16_t bits;
+};
+
+static inline vec load(const bf16 *p) {
+    uvec wide = __builtin_convertvector(*reinterpret_cast<const hvec *>(p), uvec) << 16;
+    vec x;
+    std::memcpy(&x, &wide, sizeof x);
+    return x;
+}
+
+static inline void store(bf16 *p, vec x) {
+    uvec bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    ivec nan = x != x;
+    rounded = nan ? (uvec{} + 0x7fc0) : rounded;
+    *reinterpret_cast<hvec *>(p) = __builtin_convertvector(rounded, hvec);
+}
+
+static inline float get(const float *p) { return *p; }
+static inline void put(float *p, float x) { *p = x; }
+
+static inline float get(const bf16 *p) {
+    uint32_t wide = static_cast<uint32_t>(p->bits) << 16;
+    float x;
+    std::memcpy(&x, &wide, sizeof x);
+    return x;
+}
+
+static inline void put(bf16 *p, float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    p->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// exp(x) to about two units in the last place: 2^n times a polynomial in the rest, |rest| <= ln(2) / 2.
+// Below the smallest normal number it is 0; not a number stays one.
+static inline vec exponential(vec x) {
+    const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
+    vec clipped = x > 88.7f ? splat(88.7f) : x;
+    clipped = clipped < -87.3f ? splat(-87.3f) : clipped;
+    vec rounded = clipped * 1.44269504088896341f + shift;
+    vec n = rounded - shift;
+    vec r = clipped - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    vec p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
+    vec scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    vec result = p * scale;
+    result = x < -87.3f ? splat(0.0f) : result;
+    return x != x ? x : result;
+}
+
+static inline float exponential(float x) { return exponential(splat(x))[0]; }
+
+// x / (1 + exp(-x)) needs the logistic function in both directions.
+static inline vec logistic(vec x) { return 1.0f / (1.0f + exponential(-x)); }
