@@ -23,12 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     run_dir: Path = parser.parse_args(arguments).run_dir
     try:
         job, context = load_run(run_dir)
-    except FileNotFoundError as error:
-        print(f"{error.filename}: no such file", file=sys.stderr)
+    except OSError as error:
+        print(f"{error.filename}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         return ExitCode.USER_ERROR
     except ValidationError as error:
         for fault in error.errors():
-            print(f"/{'/'.join(map(str, fault['loc']))}: {fault['msg']}", file=sys.stderr)
+            message = fault["msg"].removeprefix("Value error, ")
+            print(f"/{'/'.join(map(str, fault['loc']))}: {message}", file=sys.stderr)
         return ExitCode.USER_ERROR
     if "RANK" not in os.environ and job.resources.ranks > 1:
         from minillm_core.launch import launch_ranks
@@ -46,6 +47,7 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     # torch and its friends take seconds to import: a bad spec is told before.
     import transformers
 
+    from minillm_core.by_hand import ToldEvents, stop_on_interrupt
     from minillm_core.errors import RunError
     from minillm_core.failures import as_fault
     from minillm_core.rank_failures import RANK_LOST, forget_failures, leave_failure, left_failure
@@ -62,6 +64,9 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     watch_supervisor(int(lifeline) if lifeline else context.lifeline_fd)
     stop = StopFlag()
     stop.install()
+    by_hand = lifeline is None and context.lifeline_fd is None
+    if by_hand:
+        stop_on_interrupt()
     remove_abandoned_locks()
     try:
         ranks = Ranks.start()
@@ -70,7 +75,8 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
         leave_failure(run_dir, int(os.environ.get("RANK", "0")), error.failure(context.attempt))
         return error.exit_code
     forget_failures(run_dir, ranks.rank)
-    events = EventLog(run_dir, enabled=ranks.main)
+    # A person who waits would have no sign of life from the file alone.
+    events = ToldEvents(run_dir) if by_hand and ranks.main else EventLog(run_dir, enabled=ranks.main)
 
     def fail(error: RunError) -> int:
         failure = error.failure(context.attempt)
