@@ -111,6 +111,7 @@ def test_a_disk_that_fills_while_it_saves_leaves_nothing_half_written(
     assert (said["code"], said["category"], said["retryable"]) == ("disk_full", "infrastructure", True)
     shown = [path for path in (folder / "checkpoints").iterdir() if not path.name.startswith(".")]
     assert shown and all(verify_folder(path) for path in shown)
+    assert len(shown) == len(list((folder / "checkpoints").iterdir())), "its room is free again"
     # With room again it goes on from there, and ends as an undisturbed run does.
     (small_disk / "ballast").unlink()
     code, found = run_program(folder, timeout=PATIENCE)

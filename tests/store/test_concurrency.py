@@ -20,6 +20,7 @@ from store.idempotency import IdempotencyRepository
 from store.ids import new_id
 from store.jobs import JobRepository
 from store.leases import Outcome, ResumePoint, claim, finish, record, renew
+from store.states import lock
 from store.sweep import sweep
 from store.tables import Checkpoint, Event, File, Job
 from store.vocabulary import JobState
@@ -159,6 +160,31 @@ def test_two_sweepers_requeue_once(database: Database) -> None:
 
     together(4, work)
     assert sorted(requeued) == sorted(jobs)
+
+
+def test_a_sweep_waits_for_no_row(database: Database) -> None:
+    """Whoever holds one may sleep; the others are recovered meanwhile. (On SQLite there are no rows to hold.)"""
+    jobs = sorted(scenes.make_job(database) for _ in range(2))
+    for job_id in jobs:
+        scenes.take(database, job_id)
+    with database.write() as session:
+        for job_id in jobs:
+            scenes.pass_time(session, job_id, 31)
+    requeued: list[str] = []
+
+    def work() -> None:
+        with database.write() as session:
+            requeued.extend(sweep(session).requeued)
+
+    thread = threading.Thread(target=work)
+    with database.write() as session:
+        lock(session, jobs[0])
+        thread.start()
+        if database.dialect == "postgresql":
+            thread.join(10)
+            assert requeued == [jobs[1]]
+    thread.join(10)
+    assert set(requeued) <= set(jobs) and jobs[1] in requeued
 
 
 def test_cancel_against_claim(database: Database) -> None:

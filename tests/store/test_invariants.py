@@ -55,10 +55,11 @@ ACTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "renew": {"index": INDEX},
     "finish": {"index": INDEX, "how": st.sampled_from(ENDS)},
     "hand_over": {"index": INDEX, "step": STEP},
+    "overstay": {"index": INDEX, "start": st.sampled_from(RetryFrom)},
     "sweep": {"recover": st.booleans()},
     "pass_time": {"seconds": st.sampled_from([31.0, 400.0, 10.0]), "index": INDEX, "recover": SWEEP},
 }
-OF_HOLDERS = {"record", "renew", "finish", "hand_over"}
+OF_HOLDERS = {"record", "renew", "finish", "hand_over", "overstay"}
 
 
 class Life(RuleBasedStateMachine):
@@ -194,6 +195,19 @@ class Life(RuleBasedStateMachine):
         """A worker saves and gives its job back, and somebody takes the next."""
         self.record(index, "checkpoint", step)
         self.finish(index, "stopped")
+        self.claim()
+
+    def overstay(self, index: int, start: RetryFrom) -> None:
+        """A worker lives and does not stop, whatever it is told; its user tries again as soon as that is over."""
+        taken, _ = self.claims[self._newest_first(index)]
+        if taken.job_id not in self.jobs:
+            return
+        place = len(self.jobs) - 1 - self.jobs.index(taken.job_id)
+        self.pass_time(400.0, place, None)
+        self.renew(index)
+        self.sweep(False)
+        if taken.job_id in self.jobs:
+            self.retry(len(self.jobs) - 1 - self.jobs.index(taken.job_id), start)
         self.claim()
 
     # -- the sweeper and the clock -------------------------------------------------------------

@@ -20,6 +20,7 @@ from store.jobs import JobRepository
 from store.sweep import sweep
 from store.tables import Checkpoint, Event, MetricPoint
 from store.vocabulary import AttemptState, JobState, Keep
+from store.workers import WorkerRepository
 from tests.worker.conftest import OWNER, Service, wait_until
 from worker import run_folder
 from worker.supervisor import Supervisor
@@ -275,6 +276,18 @@ class TestWhatTheUserWants:
         thread.join(5)
         job = service.job(job_id)
         assert (job.state, job.retries) == (JobState.QUEUED, 0)
+
+    def test_a_worker_that_is_drained_by_its_row_gives_the_job_back(self, service: Service) -> None:
+        with service.database.write() as session:
+            worker = WorkerRepository(session).register(host="h", pid=1, heartbeat_seconds=5.0).id
+        job_id = service.submit(steps="1000", delay="0.05")
+        thread = service.run_aside(worker_id=worker)
+        wait_until(lambda: service.steps(job_id))
+        with service.database.write() as session:
+            WorkerRepository(session).request_drain(worker)
+        thread.join(10)
+        job = service.job(job_id)
+        assert (job.state, job.retries, service.attempts(job_id)[0].exit_code) == (JobState.QUEUED, 0, 75)
 
     def test_a_resume_right_after_a_pause_gives_the_slot_free_first(self, service: Service) -> None:
         job_id = service.submit(steps="1000", delay="0.05")
