@@ -221,10 +221,12 @@ class TestResume:
         assert losses(found) == losses(whole)[-len(losses(found)) :]
         assert_same_end(tmp_path / "whole", second)
 
-    def test_what_follows_the_last_step_costs_no_training_when_it_is_cut_short(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("zero_stage", [0, 3])
+    def test_what_follows_the_last_step_costs_no_training_when_it_is_cut_short(self, tmp_path, monkeypatch, zero_stage):
         """The measurement after it may take hours; a worker that is killed in it loses that alone."""
-        whole = run_here(write_run(tmp_path / "whole"))
-        cut = write_run(tmp_path / "cut")
+        settings = {"resources": {"zero_stage": zero_stage}}
+        whole = run_here(write_run(tmp_path / "whole", **settings))
+        cut = write_run(tmp_path / "cut", **settings)
         measure, calls = Measurement.measure, []
 
         def cut_short(*arguments, **options):
