@@ -35,7 +35,6 @@ _SPECIAL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
 
 CONVERSION_SECONDS = 300.0
 CHAT_SECONDS = 180.0
-LEFTOVER_SECONDS = 60.0
 
 
 def run_demo(data_dir: Path, spec: Path | None, console: Console) -> int:
@@ -141,15 +140,14 @@ def _make_teacher(folder: Path, console: Console) -> None:
 
 
 def _end_leftovers(client: MinillmClient) -> None:
-    """Cancel what a demo that was killed left behind: this one should not wait for it."""
-    left = [job.id for job in client.jobs() if not job.is_terminal]
-    for job_id in left:
-        try:
-            client.cancel(job_id, keep="none")
-        except ApiError as error:
-            if error.status != 409:  # it ended in between
-                raise
-        client.wait(job_id, timeout=LEFTOVER_SECONDS)
+    """Cancel what a demo that was interrupted left behind. Its trainer is gone: nothing has to be waited for."""
+    for job in client.jobs():
+        if not job.is_terminal:
+            try:
+                client.cancel(job.id, keep="none")
+            except ApiError as error:
+                if error.status != 409:  # it ended in between
+                    raise
 
 
 def _show_answers(folder: Path, job: Job, console: Console) -> None:

@@ -27,11 +27,15 @@ class ToldEvents(EventLog):
         self._run_dir = run_dir
         self._interval = interval
         self._said = -math.inf
+        self._entered: dict[Phase, float] = {}
         self._latest: dict[str, float] = {}
 
     def phase(self, phase: Phase, message: str = "") -> None:
         super().phase(phase, message)
-        if message:
+        now = time.monotonic()
+        # Rounds of seconds would be nothing but their own beginnings.
+        if message and now - self._entered.get(phase, -math.inf) >= self._interval:
+            self._entered[phase] = now
             _say(f"{phase}: {message}")
 
     def progress(

@@ -44,10 +44,11 @@ def test_events_are_in_the_file_and_on_the_screen(tmp_path: Path, capsys: pytest
 def test_steps_in_quick_succession_are_not_all_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = ToldEvents(tmp_path, interval=60.0)
     for step in range(1, 4):
+        told.phase(Phase.GENERATING, f"round {step}")
         told.progress(Phase.TRAINING, step=step, total_steps=3, fraction=step / 3, force=True)
     told.close()
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    assert len((tmp_path / "events.jsonl").read_bytes().splitlines()) == 3
+    assert capsys.readouterr().err.splitlines() == ["generating: round 1", "training: step 1/3  33% of the job"]
+    assert len((tmp_path / "events.jsonl").read_bytes().splitlines()) == 6
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
