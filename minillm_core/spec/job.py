@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from minillm_core.spec.base import Strict
 from minillm_core.spec.evaluation import EvaluationSpec, ExportSpec
-from minillm_core.spec.methods import GKD, SFT, Method, MiniLLM
+from minillm_core.spec.methods import GKD, SFT, Method, MiniLLM, SeqKD
 from minillm_core.spec.models import CorpusSpec, DatasetSpec, StudentSpec, TeacherSpec
 from minillm_core.spec.training import GuardSpec, ResourceSpec, SchedulingSpec, TrainingSpec
 
@@ -48,10 +48,6 @@ class JobSpec(Strict):
             raise ValueError(
                 f"method.rollouts_per_round ({rollouts}) must be a multiple of training.rows_per_step ({rows})"
             )
-        if rows % self.resources.ranks:
-            raise ValueError(
-                f"training.rows_per_step ({rows}) must be a multiple of resources.gpus ({self.resources.ranks})"
-            )
         trains_on_corpus = isinstance(self.method, MiniLLM) and self.method.resolved().lm_coef > 0
         if self.pretrain_corpus is not None and not trains_on_corpus:
             raise ValueError(
@@ -59,6 +55,9 @@ class JobSpec(Strict):
             )
         if isinstance(self.method, SFT) and self.training.student_sft is not None:
             # The method is itself the fine-tuning: a phase of the same before it would be it twice.
+            self.training.student_sft = None
+        if isinstance(self.method, SeqKD) and "student_sft" not in self.training.model_fields_set:
+            # The phase trains on the dataset's responses, which this method leaves aside.
             self.training.student_sft = None
         return self
 

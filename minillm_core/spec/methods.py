@@ -44,7 +44,10 @@ class KD(Strict):
 
 
 class SeqKD(_Sampling):
-    """Cross-entropy on responses sampled from the teacher, never on the dataset's own (Kim & Rush 2016)."""
+    """Cross-entropy on responses sampled from the teacher, never on the dataset's own (Kim & Rush 2016).
+
+    For that reason `training.student_sft` is off unless the job names it.
+    """
 
     _why_unfiltered: ClassVar[str] = (
         "the responses stand for the teacher's whole distribution, and filtered ones would teach its head alone"

@@ -54,7 +54,8 @@ class TrainingSpec(Strict):
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints kept besides the best."""
     student_sft: SftPhase | None = SftPhase()
-    """Starting point of the student; null starts from its weights as they are."""
+    """Starting point of the student; null starts from its weights as they are, and so do `sft` and, unless it is
+    given, `seqkd`."""
     teacher_sft: SftPhase | None = None
     """Fine-tunes the teacher first; null uses it as it is."""
 

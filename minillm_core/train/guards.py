@@ -37,6 +37,7 @@ class RoundHealth:
     effective_sample_size: float
     """(sum w)^2 / (n sum w^2) of the importance weights, 0 to 1."""
     reverse_kl: float
+    """Nats a token, estimated from the sampled tokens."""
 
 
 @dataclass
@@ -63,17 +64,23 @@ class Guards:
         if drift > self.limits.max_length_drift:
             trouble["length"] = (
                 f"responses have {health.mean_length:.1f} tokens, {self.first.mean_length:.1f} in the first round "
-                f"(limit: a factor of {self.limits.max_length_drift:g})"
+                f"(limit: a factor of {self.limits.max_length_drift:g}); {self._meanwhile(health)}"
             )
         rise = health.repetition - self.first.repetition
         if rise > self.limits.max_repetition:
             trouble["repetition"] = (
                 f"{health.repetition:.1%} of the 4-grams repeat, {self.first.repetition:.1%} in the first round "
-                f"(limit: {self.limits.max_repetition:.1%} more)"
+                f"(limit: {self.limits.max_repetition:.1%} more); {self._meanwhile(health)}"
             )
         for name in ("effective_sample_size", "length", "repetition"):
             self.past[name] = self.past.get(name, 0) + 1 if name in trouble else 0
         return trouble
+
+    def _meanwhile(self, health: RoundHealth) -> str:
+        """What the reverse KL did: where it fell, the loss alone looked like progress."""
+        assert self.first is not None
+        then, now = self.first.reverse_kl, health.reverse_kl
+        return f"the reverse KL {'fell' if now < then else 'went'} from {then:.3f} to {now:.3f} nats a token"
 
     @property
     def exhausted(self) -> str | None:

@@ -44,6 +44,31 @@ class TestSeqKD:
         first, second = losses_with_other_answers(tmp_path, method=method, training={"max_steps": 4})
         assert len(first) == 4 and first == second
 
+    def test_not_in_a_phase_before_either(self, tmp_path):
+        """Fine-tuning the student first is on where the job leaves it open, but not for this method."""
+        found = []
+        for name in ("first", "second"):
+            folder = write_run(tmp_path / name, method={"type": "seqkd"}, training={"max_steps": 2})
+            spec = json.loads((folder / "spec.json").read_text())
+            del spec["training"]["student_sft"]
+            (folder / "spec.json").write_text(json.dumps(spec))
+            if name == "second":
+                rewrite_answers(folder)
+            found.append(run_here(folder))
+        assert losses(found[0]) == losses(found[1]) and len(losses(found[0])) == 2
+        assert not losses(found[0], phase="student_sft")
+
+    def test_a_phase_before_is_the_jobs_choice(self):
+        spec = tiny_spec(method={"type": "seqkd"}, training={"student_sft": {"max_steps": 3}})
+        job = JobSpec.model_validate(spec)
+        assert job.training.student_sft is not None and job.training.student_sft.max_steps == 3
+        for method, phase in (({"type": "seqkd"}, False), ({"type": "kd"}, True), ({"type": "minillm"}, True)):
+            del (spec := tiny_spec(method=method, training={"rows_per_step": 64}))["training"]["student_sft"]
+            job = JobSpec.model_validate(spec)
+            assert (job.training.student_sft is not None) is phase
+            # As it is stored, and read again.
+            assert JobSpec.model_validate(job.model_dump(mode="json")) == job
+
     def test_they_would_show(self, tmp_path):
         """The same comparison for a method that trains on them."""
         first, second = losses_with_other_answers(tmp_path, method={"type": "sft"}, training={"max_steps": 2})

@@ -39,6 +39,17 @@ CASES = {
     },
     "seqkd-1": {"resources": {"gpus": 2, "zero_stage": 1}, "method": {"type": "seqkd", "kd_ratio": 0.5}},
     "lora-1": {"resources": {"gpus": 2, "zero_stage": 1}, "student": {"lora": {"rank": 4}}},
+    # Four rows on one rank and three on the other; and one row, so that a rank has none.
+    "uneven-1": {
+        "resources": {"gpus": 2, "zero_stage": 1},
+        "method": {"type": "minillm", "recipe": "reference", "rollouts_per_round": 14, "inner_epochs": 2},
+        "training": {"rows_per_step": 7},
+    },
+    "one-row-2": {
+        "resources": {"gpus": 2, "zero_stage": 2},
+        "method": {"type": "minillm", "rollouts_per_round": 2, "inner_epochs": 2},
+        "training": {"rows_per_step": 1},
+    },
     "minillm-2": {"resources": {"gpus": 2, "zero_stage": 2}},
     "minillm-3": {"resources": {"gpus": 2, "zero_stage": 3}},
     # The whole way of a job at stage 3: a teacher and a student that are used again after their phases.
