@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from minillm_core.spec import PINNED_FILE, JobSpec
 from store.checkpoints import CheckpointRepository
 from store.jobs import JobRepository
+from store.outcomes import RetryPolicy
 from store.sweep import sweep
 from store.tables import Checkpoint, Event, MetricPoint
 from store.vocabulary import AttemptState, JobState, Keep
@@ -300,6 +301,33 @@ class TestWhatTheUserWants:
         assert not thread.is_alive()
         assert service.state(job_id) is JobState.QUEUED
         assert service.attempts(job_id)[0].exit_code == 75
+
+
+def test_a_supervisor_that_crashes_leaves_no_process_and_no_lost_job(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = service.submit(mode="stubborn", steps="1000", delay="0.05")
+    supervisor = service.supervisor()
+
+    def crash(*_: Any) -> None:
+        if service.processes(job_id) == 5:
+            raise RuntimeError("a slip of ours")
+
+    monkeypatch.setattr(supervisor, "_steer", crash)
+    with pytest.raises(RuntimeError, match="a slip of ours"):
+        supervisor.run()
+    assert service.processes(job_id) == 0
+    assert service.state(job_id) is JobState.RUNNING, "nobody can say how it went"
+
+    def swept() -> bool:
+        with service.database.write() as session:
+            return sweep(session, policy=RetryPolicy(base_seconds=0.0)).requeued == [job_id]
+
+    wait_until(swept)
+    again = service.supervisor()
+    service.drain.set()
+    again.run()
+    assert service.state(job_id) is JobState.QUEUED
 
 
 class TestDeploy:
