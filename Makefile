@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Compiling what a CPU needs: the trainer's kernels and an op of DeepSpeed (half a minute) ..."
 	@$(BIN)/python -c 'from minillm_core.native.library import load; load()'
 	@$(BIN)/python -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' >/dev/null 2>&1 \
-	  || echo "That did not work; the first job will try again and say why."
+	  || echo "That did not work (without Python's headers it cannot: python3-dev on Debian); training does without it."
 	@touch $(STAMP)
 
 demo: setup  ## Distil a real teacher from start to end and print what came out

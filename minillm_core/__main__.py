@@ -48,6 +48,7 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     import transformers
 
     from minillm_core.by_hand import ToldEvents, stop_on_interrupt
+    from minillm_core.deepspeed_ops import shared_memory_op_or_none
     from minillm_core.errors import RunError
     from minillm_core.failures import as_fault
     from minillm_core.rank_failures import RANK_LOST, forget_failures, leave_failure, left_failure
@@ -68,6 +69,7 @@ def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:
     if by_hand:
         stop_on_interrupt()
     remove_abandoned_locks()
+    shared_memory_op_or_none()
     try:
         ranks = Ranks.start()
     except RunError as error:
