@@ -103,19 +103,38 @@ def test_single_step_weight_on_the_single_step_part_changes_no_expectation(alpha
     torch.testing.assert_close(weighted, unweighted, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize(("alpha", "bias", "cosine"), [(0.1, 0.057, 0.997), (0.2, 0.113, 0.985), (0.5, 0.273, 0.887)])
-def test_bias_of_the_single_step_approximation(alpha, bias, cosine):
+def measured() -> list[tuple[str, ...]]:
+    """Rows of the page's table of biases: KL per token, longest response, alpha, and the columns after them."""
+    page = (Path(__file__).parents[3] / "docs" / "algorithm.md").read_text()
+    lines = page[page.index("\n| KL per token |") :].split("\n\n")[0].splitlines()
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines[3:]]
+
+
+SPREADS = {"0.15": 0.5, "0.16": 0.5, "0.94": 1.0, "1.94": 1.5}
+
+
+@pytest.mark.parametrize("row", measured(), ids=lambda row: "-".join(row[:3]))
+def test_bias_of_the_single_step_approximation(row):
     """The last factor instead of the product: the figures of docs/algorithm.md, mean and worst of eight worlds."""
-    biases, cosines = [], []
+    length, alpha = int(row[1]), float(row[2])
+    divergences, biases, cosines, biases_of_the_product = [], [], [], []
     for seed in range(8):
-        world = World(3, 3, spread=0.5, seed=seed)
-        step_ST = world.step_weights(alpha)
-        got = world.gradient(ALL, world.probability(alpha), long_weights_ST=step_ST, single_weights_ST=step_ST)
-        exact = world.exact_gradient()
+        world = World(3, length, spread=SPREADS[row[0]], seed=seed)
+        q, mask = world.probability(0.0), world.mask_ST
+        difference_S = ((world.student_logp_ST - world.teacher_logp_ST) * mask).sum(1)
+        divergences.append(((q * difference_S).sum() / (q * mask.sum(1)).sum()).item())
+        step_ST, exact = world.step_weights(alpha), world.exact_gradient()
+        got, product = (
+            world.gradient(ALL, world.probability(alpha), long_weights_ST=weights, single_weights_ST=weights)
+            for weights in (step_ST, step_ST.cumprod(1))
+        )
         biases.append(relative(got, exact))
+        biases_of_the_product.append(relative(product, exact))
         cosines.append(torch.cosine_similarity(got, exact, dim=0).item())
-    assert sum(biases) / 8 == pytest.approx(bias, abs=0.001)
-    assert min(cosines) == pytest.approx(cosine, abs=0.001)
+    told = [[float(figure) for figure in cell.split(", ")] for cell in row[3:5]]
+    assert sum(divergences) / 8 == pytest.approx(float(row[0]), abs=0.0051)
+    assert [sum(biases) / 8, min(cosines)] == pytest.approx(told[0][:2], abs=0.00051)
+    assert sum(biases_of_the_product) / 8 == pytest.approx(told[1][0], abs=0.00051)
 
 
 def test_student_equal_to_teacher_has_no_gradient():
