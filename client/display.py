@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -149,9 +150,20 @@ def say(console: Console, text: str) -> None:
     console.file.flush()
 
 
+def _cell(value: Any, terminal: bool) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value.astimezone():%m-%d %H:%M}" if terminal else value.isoformat(timespec="seconds")
+    return printable(str(value))
+
+
 def table(console: Console, titles: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
-    """Rows as a table on a terminal and as tab-separated lines elsewhere."""
-    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    """Rows as a table on a terminal and as tab-separated lines elsewhere.
+
+    Times are RFC 3339 in the lines, and on a terminal as short as its own clock shows them.
+    """
+    cells = [[_cell(cell, console.is_terminal) for cell in row] for row in rows]
     if not console.is_terminal:
         for row in [list(titles), *cells]:
             say(console, "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))

@@ -74,8 +74,8 @@ def attempts(job_id: JobId) -> None:
                 one.exit_code,
                 one.signal,
                 one.failure.code if one.failure else None,
-                one.started_at.isoformat(timespec="seconds") if one.started_at else None,
-                one.ended_at.isoformat(timespec="seconds") if one.ended_at else None,
+                one.started_at,
+                one.ended_at,
             )
             for one in client.attempts(job_id)
         )
@@ -94,7 +94,7 @@ def checkpoints(job_id: JobId) -> None:
                 one.bytes,
                 "best" if one.best else None,
                 "pinned" if one.pinned else None,
-                one.expires_at.isoformat(timespec="seconds") if one.expires_at else None,
+                one.expires_at,
             )
             for one in client.checkpoints(job_id)
         )

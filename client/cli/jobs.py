@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +71,7 @@ def jobs(
         table(console(), titles, (_job_row(job) for job in client.jobs(state=state, limit=limit)))
 
 
-def _job_row(job: Job) -> tuple[str | None, ...]:
+def _job_row(job: Job) -> tuple[str | datetime | None, ...]:
     left = job.progress.seconds_left
     return (
         job.id,
@@ -79,7 +80,7 @@ def _job_row(job: Job) -> tuple[str | None, ...]:
         None if job.is_terminal else job.phase,
         f"{job.progress.fraction:.0%}",
         None if left is None or job.is_terminal else duration(left),
-        job.created_at.isoformat(timespec="seconds") if job.created_at else None,
+        job.created_at,
     )
 
 

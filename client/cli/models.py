@@ -19,10 +19,9 @@ from client.errors import SpecError
 def models() -> None:
     """List the models that a job may name."""
     with service() as client:
-        titles = ("ID", "REFERENCE", "KIND", "ARCHITECTURE", "PARAMETERS", "LAYERS", "CONTEXT")
+        titles = ("REFERENCE", "KIND", "ARCHITECTURE", "PARAMETERS", "LAYERS", "CONTEXT")
         rows = (
             (
-                model.id,
                 model.reference,
                 model.kind,
                 model.architecture,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -81,8 +82,18 @@ class TestPlain:
 def test_an_id_is_whole_on_a_narrow_terminal() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
     job_id = "job_01m89kbh3gecx52nkvjk82a4mm"
-    table(console, ("ID", "NAME", "CREATED"), [(job_id, "a name of some length", "2026-01-01T00:00:00+00:00")])
+    table(console, ("ID", "NAME", "CREATED"), [(job_id, "a name of some length", datetime(2026, 3, 4, tzinfo=UTC))])
     assert job_id in text(console)
+
+
+def test_times_in_tables() -> None:
+    when = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    lines = plain()
+    table(lines, ("CREATED",), [(when,)])
+    assert text(lines) == "CREATED\n2026-03-04T05:06:07+00:00\n"
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    table(terminal, ("CREATED",), [(when,)])
+    assert f"{when.astimezone():%m-%d %H:%M}" in text(terminal)
 
 
 class TestLive:
