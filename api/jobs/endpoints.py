@@ -168,7 +168,7 @@ def jobs_update(
     session: WriteSession,
     if_match: Annotated[str | None, Header(description="The ETag that the change is based on, or `*`.")] = None,
 ) -> Response:
-    """428 without `If-Match`; 412 where the job has changed since that ETag; 409 for the scheduling of a finished job."""
+    """428 without `If-Match`, 412 where the job has changed since that ETag, 409 for a finished job's scheduling."""
     job = service.live_job(session, caller.owner_id, job_id)
     if if_match is None:
         raise PreconditionRequired("Send the job's ETag as If-Match, so that no change is lost.", param="If-Match")
