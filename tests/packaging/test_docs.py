@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from api.app import create_app
+from client.specfile import local_files, read_spec, with_files
+from minillm_core.spec import JobSpec
 from store.settings import Settings
 from store.states import TRANSITIONS
 from store.vocabulary import JobState
@@ -41,6 +44,23 @@ def test_the_picture_of_states_is_the_table_of_transitions() -> None:
 def test_every_page_is_in_the_index() -> None:
     linked = set(re.findall(r"\]\(([\w./-]+)\)", (DOCS / "README.md").read_text()))
     assert linked == {page.name for page in DOCS.glob("*.md")} - {"README.md"} | {"adr/"}
+
+
+@pytest.mark.parametrize("name", ["api.md", "operations.md"])
+def test_jobs_that_are_shown_are_jobs(name: str) -> None:
+    blocks = re.findall(r"```json\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+    shown = [job for job in map(json.loads, blocks) if "teacher" in job]
+    assert shown
+    for job in shown:
+        JobSpec.model_validate(job)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_example_specs_are_jobs_whose_files_are_there(path: Path) -> None:
+    spec = read_spec(path)
+    files = local_files(spec, path.parent)
+    assert files["dataset.file"].parent == path.parent
+    JobSpec.model_validate(with_files(spec, dict.fromkeys(files, "file_0")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
