@@ -482,8 +482,8 @@ class TestFence:
         assert _event_count(service, job_id) == events
 
     def test_a_renewal_keeps_a_job_longer_than_its_lease(self, service: Service) -> None:
-        job_id = service.submit(steps="30", delay="0.05")
-        service.run(lease_seconds=0.6, heartbeat_seconds=0.1)
+        job_id = service.submit(steps="60", delay="0.05")
+        service.run(lease_seconds=2.0, heartbeat_seconds=0.1)
         assert service.state(job_id) is JobState.SUCCEEDED
         assert len(service.attempts(job_id)) == 1
 

@@ -46,7 +46,7 @@ def outcome(model: torch.nn.Module) -> tuple[torch.Tensor, dict[str, torch.Tenso
 
 def compare(plain: torch.nn.Module, fast: torch.nn.Module) -> None:
     (expected, gradients), (found, others) = outcome(plain), outcome(fast)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert gradients.keys() == others.keys() and len(others) > 3
     for name, gradient in gradients.items():
         difference = float((others[name] - gradient).norm() / gradient.norm().clamp(min=1e-3))
@@ -75,9 +75,10 @@ def test_every_family(tmp_path: Path, family: str, library: bool) -> None:
 
 def test_adapters_stay_in_the_way(tmp_path: Path) -> None:
     plain = add_lora(load(tmp_path / "m", "llama"), LoraSpec(rank=2))
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in plain.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
     fast = copy.deepcopy(plain)
     assert use_fast_layers(fast) > 0
     compare(plain, fast)
