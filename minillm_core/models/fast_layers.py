@@ -44,6 +44,17 @@ def use_fast_layers(model: nn.Module) -> int:
     return replaced
 
 
+def add_embedding_gradients_in_place(model: nn.Module) -> None:
+    """Let the gradient by each plain embedding's weight be added to its ``.grad`` row by row.
+
+    Autograd makes a whole table for it and, where the head shares the weight, another one for the sum.
+    For an engine that takes gradients from ``.grad`` once the backward pass is over.
+    """
+    for module in model.modules():
+        if type(module) is nn.Embedding and module.weight.requires_grad and module.max_norm is None:
+            module.__class__ = _AddingEmbedding
+
+
 def _is_plain(module: nn.Module) -> bool:
     """A gated layer of SiLU without biases and adapters."""
     layers = [getattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")]
@@ -58,6 +69,36 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+class _AddingEmbedding(nn.Embedding):
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(input)
+        looked_up: Tensor = _LookUp.apply(input, self.weight, self.padding_idx)  # type: ignore[no-untyped-call]
+        return looked_up
+
+
+class _LookUp(torch.autograd.Function):
+    """Rows of an embedding; the padding token, if there is one, gets no gradient, as in torch's own."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight_VD: Tensor, padding_idx: int | None) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.weight, ctx.padding_idx = weight_VD, padding_idx
+        return nn.functional.embedding(ids, weight_VD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
+        (ids,), weight_VD = ctx.saved_tensors, ctx.weight
+        ids_N, grad_ND = ids.flatten(), grad.reshape(-1, grad.shape[-1])
+        if ctx.padding_idx is not None:
+            grad_ND = grad_ND.masked_fill((ids_N == ctx.padding_idx).unsqueeze(1), 0.0)
+        if weight_VD.grad is None:
+            weight_VD.grad = torch.zeros_like(weight_VD)
+        weight_VD.grad.index_add_(0, ids_N, grad_ND.to(weight_VD.dtype))
+        return None, None, None
 
 
 class _FastNorm(nn.Module):

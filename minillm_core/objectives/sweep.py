@@ -195,8 +195,10 @@ class _Preformed(torch.autograd.Function):
         weight_VD: Tensor,
         bias_V: Tensor | None,
         gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
+        adds_gradient: bool,
     ) -> Tensor:
         ctx.gradients = gradients
+        ctx.weight_VD = weight_VD if adds_gradient else None
         ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype)
         return total.clone()
 
@@ -217,7 +219,17 @@ class _Preformed(torch.autograd.Function):
                 scaled.append((gradient * grad_output if kept else gradient.mul_(grad_output)).to(dtype))
         if not kept:
             ctx.gradients = None
-        return None, *scaled, None
+        if ctx.weight_VD is not None and scaled[1] is not None:
+            _add_gradient(ctx.weight_VD, scaled[1])
+            scaled[1] = None
+        return None, *scaled, None, None
+
+
+def _add_gradient(leaf: Tensor, gradient: Tensor) -> None:
+    if leaf.grad is None:
+        leaf.grad = gradient
+    else:
+        leaf.grad.add_(gradient)
 
 
 def gradients_needed(hidden_ND: Tensor, head: Head) -> tuple[bool, bool, bool]:
@@ -232,5 +244,7 @@ def attach(total: Tensor, hidden_ND: Tensor, head: Head, result: Swept) -> Tenso
     """``total`` with the gradients of the sweep behind it; as it is where none was needed."""
     if all(gradient is None for gradient in result.gradients):
         return total
-    attached: Tensor = _Preformed.apply(total, hidden_ND, head.weight_VD, head.bias_V, result.gradients)  # type: ignore[no-untyped-call]
+    attached: Tensor = _Preformed.apply(  # type: ignore[no-untyped-call]
+        total, hidden_ND, head.weight_VD, head.bias_V, result.gradients, head.adds_gradient
+    )
     return attached

@@ -27,6 +27,9 @@ class Head:
     product_dtype: torch.dtype | None = None
     """Number format of the products. Left out: float32 (or float64) on a CPU, the weight's on an
     accelerator. Sums over the tokens and everything after the logits are float32 in any case."""
+    adds_gradient: bool = False
+    """Whether the backward pass adds the weight's gradient to the weight's ``.grad`` itself: for a leaf whose gradient
+    is read there once the pass is over. Autograd makes one more tensor of its size where the weight is used twice."""
 
     @property
     def width(self) -> int:

@@ -102,11 +102,19 @@ class Engine:
             config=deepspeed_config(self.zero_stage, dtype, grad_clip, resources.cpu_offload),
             dist_init_required=False,
         )
+        if self.zero_stage == 0 and ranks.world == 1:
+            # It would copy all gradients into one tensor, reduce that over one rank, and copy them back.
+            self._engine.enable_backward_allreduce = False
         for name, buffer in module.named_buffers():
             if name in buffers:
                 # DeepSpeed rounds buffers to the training dtype too: rotary frequencies must stay float32.
                 buffer.data = buffers[name].to(ranks.device)
         self._parameters = parameters
+
+    @property
+    def reads_gradients_last(self) -> bool:
+        """Whether gradients are taken from ``.grad`` once the backward pass is over, and not as they are formed."""
+        return self.zero_stage == 0 and self._dtype == "float32"
 
     @property
     def module(self) -> StudentModule:

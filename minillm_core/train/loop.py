@@ -144,6 +144,8 @@ def train_phase(
         resources=job.resources,
         ranks=ranks,
     )
+    if engine.reads_gradients_last:
+        module.add_gradients_in_place()
     seed = derived_seed(job.seed, name)
     cursor = EpochCursor(len(rows), derived_seed(seed, "rows"))
     corpus_cursor = None
@@ -222,6 +224,8 @@ def train_phase(
                             seed=seed,
                             ranks=ranks,
                         )
+                    # The decoder's memory and the last round's: training needs other shapes.
+                    give_back_freed_memory()
                     latest.update(measured)
                     timed = {f"{part}_seconds": seconds for part, seconds in work.seconds.items()}
                     run.events.metrics(phase, state.step, {**measured, **timed})

@@ -8,14 +8,14 @@ Axes: M tokens of the micro-batch, all rows joined, N of them that count, D hidd
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import deepspeed
 import torch
 from torch import nn
 
 from minillm_core.models.families import OutputHead, output_head, unwrapped
-from minillm_core.models.fast_layers import use_fast_layers
+from minillm_core.models.fast_layers import add_embedding_gradients_in_place, use_fast_layers
 from minillm_core.models.packed import PackedRows, joined_hidden_states
 from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden, policy_loss_from_hidden
 from minillm_core.train.methods import Method, PolicyTerms
@@ -60,6 +60,7 @@ class StudentModule(nn.Module):
         self.model = model
         self.stopwatch = Stopwatch()
         self._vocab = vocab
+        self._adds_gradient = False
         # A tuple keeps the teacher's weight out of this module's parameters.
         self._teacher_head = (teacher_head,)
         if zero_stage < 3:
@@ -69,6 +70,14 @@ class StudentModule(nn.Module):
             head = unwrapped(model).get_output_embeddings()
             for parameter in head.parameters():
                 deepspeed.zero.register_external_parameter(self, parameter)
+
+    def add_gradients_in_place(self) -> None:
+        """Save the tables that autograd would make for the gradients of embedding and head.
+
+        For an engine that reads gradients from ``.grad`` once the whole backward pass is over.
+        """
+        self._adds_gradient = True
+        add_embedding_gradients_in_place(self.model)
 
     def set_teacher_head(self, head: Head | None) -> None:
         self._teacher_head = (head,)
@@ -85,7 +94,7 @@ class StudentModule(nn.Module):
             return self._loss(hidden_ND, batch, method)
 
     def _loss(self, hidden_ND: torch.Tensor, batch: MicroBatch, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
-        head = loss_head(output_head(self.model), self._vocab)
+        head = replace(loss_head(output_head(self.model), self._vocab), adds_gradient=self._adds_gradient)
         if method.policy is not None and not batch.corpus:
             return self._policy(hidden_ND, head, batch, method, method.policy)
         kd_ratio = method.lm_kd_ratio if batch.corpus else method.divergence_weight
