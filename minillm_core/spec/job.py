@@ -51,7 +51,7 @@ class JobSpec(Strict):
         trains_on_corpus = isinstance(self.method, MiniLLM) and self.method.resolved().lm_coef > 0
         if self.pretrain_corpus is not None and not trains_on_corpus:
             raise ValueError(
-                "pretrain_corpus would not be used: only the method minillm with an lm_coef above 0 trains on it"
+                "pretrain_corpus.file would not be used: only the method minillm with an lm_coef above 0 trains on it"
             )
         if isinstance(self.method, SFT) and self.training.student_sft is not None:
             # The method is itself the fine-tuning: a phase of the same before it would be it twice.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from minillm_core.spec.base import Divergence, Strict
 
@@ -19,11 +19,13 @@ class _Sampling(Strict):
     top_k: int = Field(0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
 
-    @model_validator(mode="after")
-    def _full_support(self) -> _Sampling:
-        if self.top_k != 0 or self.top_p != 1.0:
-            raise ValueError(f"top_k and top_p must stay off (0 and 1.0) while training: {self._why_unfiltered}")
-        return self
+    @field_validator("top_k", "top_p")
+    @classmethod
+    def _full_support(cls, value: float, field: ValidationInfo) -> float:
+        off = {"top_k": 0, "top_p": 1.0}[str(field.field_name)]
+        if value != off:
+            raise ValueError(f"must stay off ({off}) while training: {cls._why_unfiltered}")
+        return value
 
 
 class SFT(Strict):

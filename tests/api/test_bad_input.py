@@ -56,7 +56,8 @@ CASES = {
     "negative learning rate": ("training.learning_rate", -1e-5, "invalid_value", "/training/learning_rate"),
     "infinite learning rate": ("training.learning_rate", "Infinity", "invalid_value", "/training/learning_rate"),
     "rows that do not divide": ("training.rows_per_step", 3, "invalid_value", "/method/rollouts_per_round"),
-    "top_p in training": ("method.top_p", 0.9, "invalid_value", "/method"),
+    "top_p in training": ("method.top_p", 0.9, "invalid_value", "/method/top_p"),
+    "top_k in training": ("method.top_k", 50, "invalid_value", "/method/top_k"),
     "missing teacher": ("teacher", None, "invalid_value", "/teacher"),
     "state from outside": ("state", "succeeded", "unknown_field", "/state"),
     "owner from outside": ("owner_id", "other", "unknown_field", "/owner_id"),
@@ -78,6 +79,13 @@ def test_the_smaller_context_counts(client: TestClient, spec: Row) -> None:
     body = check_problem(client.post("/v1/jobs", json=short), 422, "context_too_short", "/training/max_new_tokens")
     assert "65 together" in body["detail"] and "student's context is 64" in body["detail"]
     assert client.post("/v1/jobs", json=changed(short, "training.max_new_tokens", 32)).status_code == 201
+
+
+@pytest.mark.parametrize("method", [{"type": "kd"}, {"type": "minillm", "rollouts_per_round": 4, "lm_coef": 0}])
+def test_a_corpus_that_nothing_trains_on(client: TestClient, spec: Row, method: Row) -> None:
+    unused = {**spec, "method": method, "pretrain_corpus": {"file": "file_00"}}
+    body = check_problem(client.post("/v1/jobs", json=unused), 422, "invalid_value", "/pretrain_corpus/file")
+    assert "would not be used" in body["detail"]
 
 
 def test_every_fault_is_named_at_once(client: TestClient, spec: Row) -> None:

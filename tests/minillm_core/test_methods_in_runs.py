@@ -152,7 +152,7 @@ class TestCorpus:
 
     @pytest.mark.parametrize("method", [{"type": "kd"}, {"type": "gkd"}, {"type": "minillm", "lm_coef": 0}])
     def test_refused_where_it_would_not_be_used(self, method):
-        with pytest.raises(ValidationError, match="pretrain_corpus would not be used"):
+        with pytest.raises(ValidationError, match=r"pretrain_corpus\.file would not be used"):
             JobSpec.model_validate(tiny_spec(method=method, pretrain_corpus={"file": "path:corpus.txt"}))
 
 
@@ -175,7 +175,9 @@ class TestSamplingFilters:
     def test_refused_with_the_reason(self, type_, setting):
         with pytest.raises(ValidationError) as raised:
             JobSpec.model_validate(tiny_spec(method={"type": type_, **setting}))
-        message = str(raised.value)
+        (fault,) = raised.value.errors()
+        assert fault["loc"][-1] == next(iter(setting)), "it is the field that is named"
+        message = fault["msg"]
         assert "must stay off" in message
         assert ("whole distribution" in message) == (type_ == "seqkd")
 
