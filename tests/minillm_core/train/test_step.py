@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from dataclasses import replace
@@ -53,6 +54,21 @@ class TestNothingChanges:
         expected = bench.step_gradient(models, method, rows, budget=60)
         random.Random(1).shuffle(rows)
         bench.assert_same(bench.step_gradient(models, method, rows, budget=60), expected)
+
+
+@pytest.mark.parametrize("name", bench.METHODS)
+def test_a_step_leaves_its_rows_as_they_were(models, name):
+    """The next inner epoch begins from what was sampled, not from what a step made of it."""
+    method = bench.method_of(name)
+    round_ = bench.make_round(models, method, bench.make_rows())
+    before = copy.deepcopy(round_.state_dict())
+    bench.step_gradient(models, method, round_.next_rows(), budget=60)
+    after = round_.state_dict()
+    assert after["rows"].keys() == before["rows"].keys()
+    for number, row in before["rows"].items():
+        for field, value in row.items():
+            found = after["rows"][number][field]
+            assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value, field
 
 
 def test_corpus_blocks_count_apart_from_the_rows(models):
