@@ -89,7 +89,8 @@ class MiniLLM(_Sampling):
     clip_sign: Literal["signed", "unsigned"] | None = None
     """Whether the clip heeds the advantage's sign, as in PPO, or takes the smaller ratio, as the paper writes it."""
     reward_scale: float | None = Field(None, gt=0)
-    reward_clip: float | None = Field(None, gt=0)
+    reward_clip: Annotated[float, Field(gt=0)] | Literal["off"] | None = None
+    """Bound of a reward's absolute value, after the scale; `off` for none where the recipe has one."""
     reward_baseline: float | None = None
     """Taken from every reward-to-go; 1 gives the factor `R_t - 1` of the paper's undecomposed gradient."""
     reward_start: Literal["next", "current"] | None = None
@@ -109,6 +110,8 @@ class MiniLLM(_Sampling):
     def resolved(self) -> ResolvedMiniLLM:
         """The recipe's values with this method's own on top; nothing is left open."""
         given = self.model_dump(exclude_none=True, exclude={"type", "recipe"})
+        if self.reward_clip == "off":
+            given["reward_clip"] = None
         return ResolvedMiniLLM(recipe=self.recipe, **{**RECIPES[self.recipe], **given})
 
 

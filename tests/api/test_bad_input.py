@@ -57,6 +57,7 @@ CASES = {
     "infinite learning rate": ("training.learning_rate", "Infinity", "invalid_value", "/training/learning_rate"),
     "rows that do not divide": ("training.rows_per_step", 3, "invalid_value", "/method/rollouts_per_round"),
     "top_p in training": ("method.top_p", 0.9, "invalid_value", "/method/top_p"),
+    "a clip below zero": ("method.reward_clip", -1, "invalid_value", "/method/reward_clip"),
     "top_k in training": ("method.top_k", 50, "invalid_value", "/method/top_k"),
     "missing teacher": ("teacher", None, "invalid_value", "/teacher"),
     "state from outside": ("state", "succeeded", "unknown_field", "/state"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,21 @@ def test_the_recipes(recipe: str) -> None:
 def test_a_setting_given_goes_before_the_recipes() -> None:
     resolved = MiniLLM(type="minillm", recipe="reference", gamma=1.0, reward_start="next").resolved()
     assert (resolved.gamma, resolved.reward_start, resolved.whitening) == (1.0, "next", "padded")
+
+
+@pytest.mark.parametrize(("given", "clip"), [(None, 100.0), (3.0, 3.0), ("off", None)])
+def test_a_clip_of_the_rewards_can_be_taken_from_a_recipe(given: Any, clip: float | None) -> None:
+    method = MiniLLM(type="minillm", recipe="reference", reward_clip=given)
+    assert method.resolved().reward_clip == clip
+    assert MiniLLM.model_validate(method.model_dump(mode="json")) == method, "as it is stored, and read again"
+
+
+def test_every_setting_can_be_set_against_its_recipe() -> None:
+    """The values of one recipe, given to a job of another, give that recipe."""
+    for wanted, other in itertools.permutations(RECIPES, 2):
+        given = {name: "off" if value is None else value for name, value in RECIPES[wanted].items()}
+        resolved = MiniLLM(type="minillm", recipe=other, **given).resolved()  # type: ignore[arg-type]
+        assert resolved.model_dump(exclude={"recipe"}) == RECIPES[wanted]
 
 
 def test_every_difference_names_its_setting() -> None:
