@@ -137,6 +137,24 @@ class TestValues:
         assert metrics["loss"] - alone["loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize(("alpha", "held"), [(0.2, True), (0.0, False)])
+def test_the_clip_acts_on_the_weights_from_the_first_step_on(models, alpha, held):
+    """The ratio of the two students is 1 there: by the teacher's and the student's probabilities alone."""
+    method = replace(bench.method_of("minillm"), teacher_mix_alpha=alpha)
+    method = replace(method, policy=replace(method.policy, whitening="off"))
+    rows = bench.make_round(models, method, bench.make_rows()).next_rows()
+    metrics, _ = bench.step_gradient(models, method, rows)
+    past = [
+        odds < 1 / 6 if advantage > 0 else odds > 2.25 and advantage < 0
+        for row in rows
+        for odds, advantage in zip(
+            (row.teacher_logp_T - row.student_logp_T).exp().tolist(), row.returns_T.tolist(), strict=True
+        )
+    ]
+    assert sum(past) > 3
+    assert metrics["clip_fraction"] == pytest.approx(sum(past) / len(past) if held else 0.0)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma3"])
 def test_padding_on_either_side_changes_nothing(tmp_path, family):
     """The module's loss and gradient are those over padded rows, on the left or right, with any padding token."""
