@@ -74,6 +74,13 @@ LOOKS = {"gkd-1": 2, "seqkd-1": 5, "phases-3": 7, "lora-3": 5}
 """At which look of the loop a run is cut short: in the middle of the first round of its last phase."""
 
 
+HEALTH = (
+    *("rollout_reward", "rollout_reverse_kl", "importance_weight", "effective_sample_size"),
+    *("response_tokens", "repetition", "truncated_fraction"),
+)
+"""Of a round, over all ranks: the guards of each rank judge by it."""
+
+
 def settings(name: str) -> dict[str, Any]:
     """Of a case on two ranks: a row or two a micro-batch, and not always as many of them on each rank."""
     return merge({"training": {"micro_batch_tokens": 128}}, CASES[name])
@@ -138,7 +145,7 @@ def test_every_stage_on_two_ranks_has_the_losses_of_one_rank_without(runs, tmp_p
     expected = run_here(write_run(tmp_path, **{**CASES[name], "resources": {"gpus": 1, "zero_stage": 0}}))
     found = events(runs / "whole" / name)
     for phase in ("teacher_sft", "student_sft", "training"):
-        for metric in ("loss", "validation_loss", "dev_rouge_l"):
+        for metric in ("loss", "validation_loss", "dev_rouge_l", *HEALTH):
             assert losses(found, metric, phase) == pytest.approx(losses(expected, metric, phase), abs=1e-4)
     trained, alone = last_weights(runs / "whole" / name), last_weights(tmp_path)
     assert trained.keys() == alone.keys()
