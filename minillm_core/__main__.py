@@ -6,15 +6,17 @@ Exit codes are :class:`minillm_core.spec.ExitCode`. A run folder with checkpoint
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from minillm_core.spec import ExitCode, JobSpec, RunContext, load_run
+from minillm_core.spec import SPEC_FILE, ExitCode, JobSpec, RunContext, load_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,13 +31,34 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         for fault in error.errors():
             message = fault["msg"].removeprefix("Value error, ")
-            print(f"/{'/'.join(map(str, fault['loc']))}: {message}", file=sys.stderr)
+            where = _pointer(fault["loc"], run_dir, missing=fault["type"] == "missing")
+            print(f"{where}: {message}", file=sys.stderr)
         return ExitCode.USER_ERROR
     if "RANK" not in os.environ and job.resources.ranks > 1:
         from minillm_core.launch import launch_ranks
 
         return launch_ranks(run_dir, job.resources.ranks)
     return run_rank(job, context, run_dir)
+
+
+def _pointer(location: tuple[int | str, ...], run_dir: Path, *, missing: bool) -> str:
+    """Where a fault is in the spec, without the names that pydantic adds for the kinds of value that it tried.
+
+    A name is real where the spec has it at that place; of a field that is ``missing`` the last is real too.
+    """
+    try:
+        here: Any = json.loads((run_dir / SPEC_FILE).read_text())
+    except ValueError:
+        return "/"
+    found: list[str] = []
+    for place, name in enumerate(location):
+        inside: dict[int | str, Any] = dict(enumerate(here)) if isinstance(here, list) else here
+        if isinstance(inside, dict) and name in inside:
+            here = inside[name]
+        elif not (missing and place == len(location) - 1):
+            continue
+        found.append(str(name))
+    return "/" + "/".join(found)
 
 
 def run_rank(job: JobSpec, context: RunContext, run_dir: Path) -> int:

@@ -15,7 +15,7 @@ from minillm_core.evaluate.measure import Measurement
 from minillm_core.manifests import verify_folder
 from minillm_core.spec import RunContext, parse_event
 from minillm_core.train.stop import Stopped
-from tests.minillm_core.tiny_runs import last_weights, losses, of_type, run_here, run_program, write_run
+from tests.minillm_core.tiny_runs import last_weights, losses, of_type, run_here, run_program, tiny_spec, write_run
 
 METHODS = {
     "sft": {"type": "sft"},
@@ -354,12 +354,38 @@ class TestProgram:
         assert failure["category"] == "user" and failure["code"] == "dataset_invalid"
         assert "max_prompt_tokens (4)" in failure["message"]
 
-    def test_bad_spec_names_the_field(self, tmp_path, capsys):
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("training/learning_rate", -1),
+            ("trainings", {}),
+            ("method/top_p", 0.9),
+            ("method/reward_clip", -1),
+            ("student/prune_teacher/layers", {"a": 1}),
+            ("training/betas/0", "x"),
+        ],
+    )
+    def test_bad_spec_names_the_field(self, tmp_path, capsys, field, value):
         from minillm_core.__main__ import main
 
-        folder = write_run(tmp_path)
-        spec = json.loads((folder / "spec.json").read_text())
-        spec["training"]["learning_rate"] = -1
-        (folder / "spec.json").write_text(json.dumps(spec))
-        assert main([str(folder)]) == 64
-        assert "/training/learning_rate" in capsys.readouterr().err
+        spec = tiny_spec(training={"betas": [0.9, 0.95]})
+        here, (*outer, last) = spec, field.split("/")
+        for name in outer:
+            here = here[int(name) if isinstance(here, list) else name]
+        here[int(last) if isinstance(here, list) else last] = value
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+        assert main([str(tmp_path)]) == 64
+        lines = capsys.readouterr().err.splitlines()
+        assert lines and all(line.startswith(f"/{field}: ") for line in lines)
+
+    def test_a_missing_field_is_named(self, tmp_path, capsys):
+        from minillm_core.__main__ import main
+
+        spec = tiny_spec()
+        del spec["dataset"]["file"]
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+        assert main([str(tmp_path)]) == 64
+        assert capsys.readouterr().err.startswith("/dataset/file: ")
+        (tmp_path / "spec.json").write_text("{")
+        assert main([str(tmp_path)]) == 64
+        assert "JSON" in capsys.readouterr().err
