@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from minillm_core.rollout.projection import Projection
+from minillm_core.rollout.projection import project, widens
 
 _PRODUCT_WIDTH = 2048
 _STREAM_BYTES = 512 * 2**20
@@ -26,12 +26,14 @@ def _fastest(call: Callable[[], object], repeats: int = _REPEATS) -> float:
 
 
 def decode_dtype() -> str:
-    """The format in which this processor multiplies few rows faster: bfloat16 only where it has instructions for it."""
+    """The format in which few rows pass a weight faster here, in whatever form the decoder gives it."""
     rows_NI, weight_OI = torch.randn(8, _PRODUCT_WIDTH), torch.randn(_PRODUCT_WIDTH, _PRODUCT_WIDTH)
     taken = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        project, x_NI = Projection(weight_OI.to(dtype)), rows_NI.to(dtype)
-        taken[name] = _fastest(lambda project=project, x_NI=x_NI: project(x_NI))
+        half = widens(dtype, weight_OI.device)
+        computed = torch.float32 if half else dtype
+        projection, x_NI = project(weight_OI.to(computed), half=half), rows_NI.to(computed)
+        taken[name] = _fastest(lambda projection=projection, x_NI=x_NI: projection(x_NI))
     return min(taken, key=lambda name: taken[name])
 
 

@@ -45,6 +45,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from benchmarks import machine
 from benchmarks.channel import ROOT, Worker
 from benchmarks.prompts import CACHE, make_prompts, student_folder, teacher_folder, write_prompts
+from minillm_core.rollout.projection import widens
 
 TRL_ENVIRONMENT = ROOT / ".venv-trl"
 TRL_PACKAGES = ("transformers", "trl==1.16.0", "datasets")
@@ -208,7 +209,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     write_prompts(texts, prompts)
 
     result: dict[str, Any] = {}
-    formats = sorted({"float32", options.decode_dtype})
+    # Where the processor cannot multiply bfloat16, the decoder multiplies such weights in float32.
+    decoded_in = "float32" if widens(DTYPES[options.decode_dtype], torch.device("cpu")) else options.decode_dtype
+    formats = sorted({"float32", decoded_in})
     rates: dict[str, list[float]] = {name: [] for name in (*formats, "bandwidth")}
     theirs: list[float] = []
     theirs_cpu: list[float] = []
@@ -253,7 +256,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             typical,
             options.new_tokens,
             rate=measured["float32"],
-            decode_rate=measured[options.decode_dtype],
+            decode_rate=measured[decoded_in],
             decode_bytes=DTYPES[options.decode_dtype].itemsize,
             bandwidth=measured["bandwidth"],
         )

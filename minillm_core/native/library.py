@@ -20,7 +20,7 @@ from pathlib import Path
 
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _FOLDER = Path(__file__).parent
-_SOURCES = ("attention.cpp", "rows.cpp", "vocabulary.cpp")
+_SOURCES = ("attention.cpp", "panels.cpp", "rows.cpp", "vocabulary.cpp")
 _HEADERS = ("simd.h",)
 _COMPILE_SECONDS = 300.0
 
@@ -41,9 +41,12 @@ _FUNCTIONS = {
     "logp": "*i*iif*",
     "loss_sums": "**iif*",
     "loss_gradient": "**iif****",
+    "pack": "*i*ii",
+    "product": "*i***iiiii",
+    "product_by_rows": "**i*iiii",
 }
 """Arguments of each kernel: a pointer, an integer or a number, in their order."""
-_HALF = ("norm", "silu_times", "rotate_pairs", "decode_attention", "draw", "logp")
+_HALF = ("norm", "silu_times", "rotate_pairs", "decode_attention", "draw", "logp", "pack", "product")
 """Kernels that are there for bfloat16 as well."""
 
 log = logging.getLogger(__name__)
@@ -67,6 +70,7 @@ def load() -> ctypes.CDLL | None:
             function = getattr(library, f"{name}_{suffix}")
             function.argtypes = [_SIGNATURE[letter] for letter in signature]
             function.restype = None
+    library.panel_outputs.restype = _Int
     return library
 
 

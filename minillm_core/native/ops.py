@@ -4,20 +4,22 @@ Every function wants contiguous tensors of one of the number formats named, unle
 :func:`fits` first, which also says whether there are any kernels.
 
 Axes: N tokens of all rows joined, D width, H query heads, R key-value heads, d width of a head, B decoding rows,
-W columns of the cache, P positions, V vocabulary.
+W columns of the cache, P positions, V vocabulary; I inputs and O outputs of a product.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from minillm_core.native.library import load
 
+_THEN = {"store": 0, "add": 1, "gate": 2}
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _BLOCK = 256
 
@@ -319,3 +321,86 @@ def loss_gradient(
         by_reverse_N.data_ptr(),
         by_forward_N.data_ptr(),
     )
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A weight (O, I) as :func:`panel_product` reads it: some outputs side by side, input by input."""
+
+    memory: Tensor
+    inputs: int
+    outputs: int
+
+
+def pack(weight_OI: Tensor, dtype: torch.dtype) -> Panels:
+    """Panels of ``dtype``, float32 or bfloat16 (rounded), of a float32 weight, copied."""
+    if weight_OI.stride(1) != 1:
+        weight_OI = weight_OI.contiguous()
+    outputs, inputs = weight_OI.shape
+    memory = torch.empty(_panel_count(outputs) * inputs, dtype=dtype)
+    _pack(weight_OI, memory)
+    return Panels(memory, inputs, outputs)
+
+
+def _panel_count(outputs: int) -> int:
+    """Outputs, rounded up to whole panels."""
+    library = load()
+    assert isinstance(library, ctypes.CDLL)
+    panel = int(library.panel_outputs())
+    return -(-outputs // panel) * panel
+
+
+def _pack(weight_OI: Tensor, memory: Tensor) -> None:
+    outputs, inputs = weight_OI.shape
+    _kernel("pack", memory)(weight_OI.data_ptr(), weight_OI.stride(0), memory.data_ptr(), inputs, outputs)
+
+
+def panel_product(
+    x_NI: Tensor,
+    weight: Panels,
+    bias_O: Tensor | None,
+    out_NO: Tensor | None = None,
+    *,
+    then: Literal["store", "add", "gate"] = "store",
+) -> Tensor:
+    """``x @ weight.T + bias``, float32, whatever the format of the weight: p.
+
+    ``out`` becomes p, or ``out + p``, or ``silu(out) * p``; it is made where left out. The last axis of both is
+    contiguous.
+    """
+    if out_NO is None:
+        out_NO = torch.empty(x_NI.shape[0], weight.outputs)
+    _kernel("product", weight.memory)(
+        x_NI.data_ptr(),
+        x_NI.stride(0),
+        weight.memory.data_ptr(),
+        _at(bias_O),
+        out_NO.data_ptr(),
+        out_NO.stride(0),
+        x_NI.shape[0],
+        weight.inputs,
+        weight.outputs,
+        _THEN[then],
+    )
+    return out_NO
+
+
+def product_by_rows(x_NI: Tensor, weight_OI: Tensor, out_NO: Tensor) -> Tensor:
+    """``x @ weight.T`` into ``out`` for few tokens and very many outputs, the weight as it is; float32.
+
+    The last axis of each is contiguous.
+    """
+    tokens, inputs = x_NI.shape
+    panels = torch.empty(_panel_count(tokens) * inputs)
+    _pack(x_NI, panels)
+    _kernel("product_by_rows", x_NI)(
+        panels.data_ptr(),
+        weight_OI.data_ptr(),
+        weight_OI.stride(0),
+        out_NO.data_ptr(),
+        out_NO.stride(0),
+        tokens,
+        inputs,
+        weight_OI.shape[0],
+    )
+    return out_NO

@@ -19,7 +19,8 @@ typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alia
 typedef uint32_t uvec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef uint16_t hvec __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
-static inline vec splat(float x) { return vec{} + x; }
+// x - 0 is x whatever its sign, so nothing is left to compute; 0 + x would be an addition.
+static inline vec splat(float x) { return x - vec{}; }
 static inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
 static inline void store(float *p, vec x) { *reinterpret_cast<vec *>(p) = x; }
 static inline vec larger(vec a, vec b) { return a > b ? a : b; }

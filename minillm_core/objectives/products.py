@@ -13,6 +13,7 @@ Axes: M, K, N of a product (M, K) times (K, N).
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from minillm_core.native import ops
+
+_FEW_TOKENS, _MANY_OUTPUTS = 512, 8192
 _CPU_BLOCK_BYTES = 8 * 2**20
 _ACCELERATOR_BLOCK_BYTES = 256 * 2**20
 
@@ -46,11 +50,23 @@ def onednn_pays() -> bool:
     return wide and onednn_available() and not _made_by_intel()
 
 
+@functools.cache
+def bfloat16_pays() -> bool:
+    """Whether this processor multiplies bfloat16 itself."""
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", _processor(), re.MULTILINE)
+    return flags is not None and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[1].split())
+
+
 def _made_by_intel() -> bool:
+    return "GenuineIntel" in _processor()
+
+
+@functools.cache
+def _processor() -> str:
     try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
+        return ""
 
 
 def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -59,7 +75,17 @@ def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
     if fits and onednn_pays():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
         return product
+    if bias_O is None and _goes_by_rows(x_NI, weight_OI):
+        return ops.product_by_rows(x_NI, weight_OI, torch.empty(x_NI.shape[0], weight_OI.shape[0]))
     return torch.nn.functional.linear(x_NI, weight_OI, bias_O)
+
+
+def _goes_by_rows(x_NI: Tensor, weight_OI: Tensor) -> bool:
+    """Whether the kernel for few tokens and very many outputs (logits) beats MKL."""
+    few = 0 < x_NI.shape[0] <= _FEW_TOKENS and weight_OI.shape[0] >= _MANY_OUTPUTS
+    laid_out = few and x_NI.stride(1) == weight_OI.stride(1) == 1
+    recorded = torch.is_grad_enabled() and (x_NI.requires_grad or weight_OI.requires_grad)
+    return laid_out and not recorded and not onednn_pays() and ops.fits(x_NI, weight_OI)
 
 
 def _blocks(out_MN: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -82,6 +108,8 @@ def multiply_into(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor, *, add: bool = Fal
     if plain and out_MN.dtype == a_MK.dtype:
         if add:
             out_MN.addmm_(a_MK, b_KN)
+        elif _goes_by_rows(a_MK, b_KN.t()) and out_MN.stride(1) == 1:
+            ops.product_by_rows(a_MK, b_KN.t(), out_MN)
         else:
             torch.mm(a_MK, b_KN, out=out_MN)
         return

@@ -25,6 +25,7 @@ class Decoder(Protocol):
 
     device: torch.device
     dtype: torch.dtype
+    """Of hidden states and logits; the weights may be narrower."""
     context: int
     """Positions the model was made for: the longest row, prompt and response together."""
     hidden_size: int
@@ -68,7 +69,8 @@ def make_decoder(
 ) -> Decoder:
     """The fastest decoder that is right for ``model``.
 
-    ``dtype`` is the number format to decode in (the model's own when left out); ``context`` overrides
+    ``dtype`` is the number format to decode in (the model's own when left out); where it is bfloat16 and the CPU
+    cannot multiply that, the weights are rounded to it and the rest is float32. ``context`` overrides
     the model's number of positions. LLaMA-shaped families get merged and packed copies of the weights;
     only the embedding and head tables are shared with ``model`` where the format is the same, and ``model``
     itself may be dropped. ``scores`` is for a frozen model that will see whole rows more than single tokens,

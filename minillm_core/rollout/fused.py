@@ -30,7 +30,7 @@ from minillm_core.rollout.attention import Attend, HeadNorms, HeadShape, KernelA
 from minillm_core.rollout.cache import KeyValues
 from minillm_core.rollout.columns import Columns, padded_width
 from minillm_core.rollout.packing import padded, row_slices
-from minillm_core.rollout.projection import Projection, gated
+from minillm_core.rollout.projection import Projection, project, widens
 from minillm_core.rollout.weights import effective_weights
 
 FUSED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -85,7 +85,8 @@ class FusedDecoder:
         config = unwrapped(model).config
         self.context = context or context_length(config)
         self.hidden_size = int(config.hidden_size)
-        self.dtype = dtype
+        self._half = not scores and widens(dtype, next(model.parameters()).device)
+        self.dtype = torch.float32 if self._half else dtype
         self.positions = 0
         self._shape = HeadShape(
             heads=config.num_attention_heads,
@@ -122,7 +123,7 @@ class FusedDecoder:
         tied = head.data_ptr() == embedding.data_ptr()
         head_VD = self._embedding_VD if tied else head.to(self.dtype, copy=copy_tables)
         self.head = OutputHead(head_VD, None, None, None)
-        self._head = Projection(head_VD, many_tokens=self._scores)
+        self._head = project(head_VD, half=self._half, many_tokens=self._scores)
         self._norm_out_D = weights["model.norm.weight"].to(self.dtype, copy=True)
         pairs = torch.arange(self._shape.width).view(2, -1).t().reshape(-1)
         self._layers = [self._layer(weights, index, pairs) for index in range(len(self._shape.windows))]
@@ -149,14 +150,14 @@ class FusedDecoder:
         def own(name: str) -> Projection:
             weight = take(f"{name}.weight")
             assert weight is not None
-            return Projection(weight, take(f"{name}.bias"), many_tokens=self._scores)
+            return project(weight, take(f"{name}.bias"), half=self._half, many_tokens=self._scores)
 
         norm_in, norm_mid = take("input_layernorm.weight"), take("post_attention_layernorm.weight")
         qkv = merged("weight")
         assert norm_in is not None and norm_mid is not None and qkv is not None
         return _Layer(
             norm_in_D=norm_in.clone(),
-            qkv=Projection(qkv, merged("bias"), many_tokens=self._scores),
+            qkv=project(qkv, merged("bias"), half=self._half, many_tokens=self._scores),
             head_norms=(paired("self_attn.q_norm.weight"), paired("self_attn.k_norm.weight")),
             out=own("self_attn.o_proj"),
             norm_mid_D=norm_mid.clone(),
@@ -184,7 +185,7 @@ class FusedDecoder:
             qkv_NHd = layer.qkv(self._norm(x_ND, layer.norm_in_D)).unflatten(1, (-1, self._shape.width))
             x_ND = layer.out.plus(attend(index, qkv_NHd).to(self.dtype), x_ND)
             normed_ND = self._norm(x_ND, layer.norm_mid_D)
-            x_ND = layer.down.plus(gated(normed_ND, layer.gate, layer.up), x_ND)
+            x_ND = layer.down.plus(layer.gate.gated(normed_ND, layer.up), x_ND)
         return self._norm(x_ND, self._norm_out_D)
 
     def _norm(self, x_ND: torch.Tensor, weight_D: torch.Tensor) -> torch.Tensor:

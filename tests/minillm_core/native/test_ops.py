@@ -265,3 +265,32 @@ class TestFits:
         assert not ops.fits(torch.empty(1, dtype=torch.float64)) and not ops.fits(torch.empty(1, device="meta"))
         monkeypatch.setattr(ops, "load", lambda: None)
         assert not ops.fits(single)
+
+
+class TestProducts:
+    @pytest.mark.parametrize("tokens", [1, 5, 12, 13, 200])
+    @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (130, 37), (576, 64), (300, 97)])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_panels(self, tokens: int, inputs: int, outputs: int, dtype: torch.dtype) -> None:
+        x = torch.randn(tokens, inputs + 3)[:, :inputs]
+        weight, bias = torch.randn(outputs, inputs + 2)[:, 2:] / inputs**0.5, torch.randn(outputs)
+        rounded = weight.to(dtype).double()
+        panels = ops.pack(weight, dtype)
+        product = x.double() @ rounded.t()
+        near(ops.panel_product(x, panels, None), product, 1e-5)
+        near(ops.panel_product(x, panels, bias), product + bias, 1e-5)
+        other = torch.randn(tokens, outputs)
+        expected = product + bias + other
+        out = other.clone()
+        assert ops.panel_product(x, panels, bias, out, then="add") is out
+        near(out, expected, 1e-5)
+        near(ops.panel_product(x, panels, None, other.clone(), then="gate"), functional.silu(other) * product, 1e-5)
+
+    @pytest.mark.parametrize("tokens", [1, 15, 33, 200])
+    @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (130, 37), (300, 97)])
+    def test_by_rows(self, tokens: int, inputs: int, outputs: int) -> None:
+        x, weight = torch.randn(tokens, inputs + 3)[:, 3:], torch.randn(outputs, inputs + 1)[:, :inputs] / inputs**0.5
+        wide = torch.full((tokens, outputs + 2), 7.0)
+        ops.product_by_rows(x, weight, wide[:, 1:-1])
+        near(wide[:, 1:-1], x.double() @ weight.double().t(), 1e-5)
+        assert (wide[:, 0] == 7.0).all() and (wide[:, -1] == 7.0).all()

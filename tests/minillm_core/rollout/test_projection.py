@@ -6,33 +6,62 @@ import pytest
 import torch
 from torch.nn.functional import linear, silu
 
+from minillm_core.native import ops
+from minillm_core.objectives import products
 from minillm_core.rollout import projection
-from minillm_core.rollout.projection import Projection
+from minillm_core.rollout.projection import OnednnProjection, PanelProjection, Projection, project, widens
+
+FORMS = ["panels", "onednn", "plain", "shared"]
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What weights become, whatever this processor would choose."""
+    monkeypatch.setattr(products, "onednn_pays", lambda: request.param == "onednn")
+    if request.param == "plain":
+        monkeypatch.setattr(ops, "load", lambda: None)
+    if request.param != "onednn":
+        monkeypatch.setattr(projection, "_packable", lambda weight: False)
+    return str(request.param)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("packed", [True, False])
-def test_products(dtype: torch.dtype, with_bias: bool, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not packed:
-        monkeypatch.setattr(projection, "_packable", lambda weight: False)
+@pytest.mark.parametrize("outputs", [24, 64, 37])
+def test_products(dtype: torch.dtype, with_bias: bool, outputs: int, form: str) -> None:
     torch.manual_seed(0)
-    weight = torch.randn(24, 16).to(dtype)
-    bias = torch.randn(24).to(dtype) if with_bias else None
-    project = Projection(weight, bias)
-    x, other = torch.randn(5, 16).to(dtype), torch.randn(5, 24).to(dtype)
+    weight = torch.randn(outputs, 16).to(dtype)
+    bias = torch.randn(outputs).to(dtype) if with_bias else None
+    made = project(weight, bias, many_tokens=form == "shared")
+    if dtype == torch.float32:
+        kinds = {"panels": PanelProjection, "onednn": OnednnProjection, "plain": Projection, "shared": Projection}
+        assert type(made) is kinds[form]
+    x, other = torch.randn(5, 16).to(dtype), torch.randn(5, outputs).to(dtype)
     product = linear(x.double(), weight.double(), None if bias is None else bias.double())
     close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.03}
-    torch.testing.assert_close(project(x).double(), product, **close)
-    torch.testing.assert_close(project.silu(x).double(), silu(product), **close)
-    torch.testing.assert_close(project.times(x, other).double(), product * other.double(), **close)
-    torch.testing.assert_close(project.plus(x, other.clone()).double(), product + other.double(), **close)
+    torch.testing.assert_close(made(x).double(), product, **close)
+    torch.testing.assert_close(made.plus(x, other.clone()).double(), product + other.double(), **close)
+    gate = project(torch.randn(outputs, 16).to(dtype), bias, many_tokens=form == "shared")
+    expected = silu(gate(x).double()) * product
+    torch.testing.assert_close(gate.gated(x, made).double(), expected, **close)
 
 
-def test_weights_are_copied() -> None:
+@pytest.mark.parametrize("rows", [1, 6, 13, 200])
+def test_rounded_weights(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "onednn_pays", lambda: False)
+    monkeypatch.setattr(products, "bfloat16_pays", lambda: False)
+    assert widens(torch.bfloat16, torch.device("cpu")) and not widens(torch.float32, torch.device("cpu"))
+    torch.manual_seed(0)
+    weight, x = torch.randn(45, 300), torch.randn(rows, 300)
+    made = project(weight, half=True)
+    rounded = weight.bfloat16().double()
+    torch.testing.assert_close(made(x).double(), x.double() @ rounded.t(), atol=1e-4, rtol=1e-5)
+
+
+def test_weights_are_copied(form: str) -> None:
     weight = torch.randn(8, 4)
-    project = Projection(weight)
+    made = project(weight, many_tokens=form == "shared")
     x = torch.randn(2, 4)
-    before = project(x).clone()
+    before = made(x).clone()
     weight.zero_()
-    assert torch.equal(project(x), before)
+    assert torch.equal(made(x), before) == (form != "shared")
