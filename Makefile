@@ -51,7 +51,7 @@ test: setup  ## Every test but the slow ones; needs no service running
 	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 test-slow: setup  ## The tests on the real teacher
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m slow -n $(TEST_PROCESSES) --dist load --durations 5 $(ARGS)
 
 chaos: setup  ## The service under random faults; the last line says what broke (nothing may)
 	$(BIN)/python -m benchmarks.chaos $(CHAOS)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import json
-import platform
-import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import Tensor
 
 from minillm_core.models.gguf import convert, find_in_wheel
+from minillm_core.rollout import sampling
+from minillm_core.rollout.draw import draw, logp_of
 from minillm_core.spec import SPEC_FILE
 from tests.minillm_core.tiny_runs import losses, run_here
 
 ROOT = Path(__file__).parents[1]
 TEACHER = ROOT / ".data" / "test-models" / "smollm2-135m-instruct"
 RECORD = ROOT / "tests" / "assets" / "losses.json"
-THREADS = 2
+THREADS = 1
 """Of every run: sums are split over threads, so their number is part of what is recorded."""
 STEPS = 10
 
@@ -30,28 +33,43 @@ METHODS: dict[str, dict[str, Any]] = {
     "minillm": {"type": "minillm", "rollouts_per_round": 8, "inner_epochs": 2},
 }
 
-SAMPLED = ("gkd", "minillm")
-"""Methods whose losses hang on the processor: a sum rounded otherwise makes the student draw another token."""
 
+class Draws:
+    """Every token that a run draws, in the order of the calls: written down, or given out as written down.
 
-def processor() -> str:
-    """The kind of processor, by what decides which products are computed and in which order."""
-    told = Path("/proc/cpuinfo")
-    text = told.read_text() if told.exists() else ""
-    fields = dict(re.findall(r"^(vendor_id|cpu family)\s*: (.*)$", text, re.MULTILINE))
-    words = (fields.get("vendor_id", platform.machine()), fields.get("cpu family"))
-    return " ".join([*filter(None, words), torch.backends.cpu.get_cpu_capability()])
-
-
-def recorded_losses(name: str) -> list[float]:
-    """What was recorded of the ten steps; of the first alone where the draws of this kind of processor were not.
-
-    The first step's draws come from weights that nothing has rounded yet, and were alike wherever they were recorded.
+    Where a sum is rounded otherwise (another processor, another library) a token may be drawn that was not before,
+    and all losses after it are others. With the tokens given they stay comparable, and :attr:`agreeing` says how
+    many would have been drawn again.
     """
-    recorded: list[float] | dict[str, list[float]] = json.loads(RECORD.read_text())[name]
-    if isinstance(recorded, list):
-        return recorded
-    return recorded.get(processor()) or next(iter(recorded.values()))[:1]
+
+    def __init__(self, recorded: list[list[int]] | None = None) -> None:
+        self.recorded = recorded
+        self.drawn: list[list[int]] = []
+        self._agreeing = self._count = 0
+
+    @property
+    def agreeing(self) -> float:
+        return self._agreeing / max(1, self._count)
+
+    def __call__(self, logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        token_B, logp_B = draw(logits_BV, uniform_B, temperature)
+        if self.recorded is not None:
+            given_B = torch.tensor(self.recorded[len(self.drawn)])
+            self._agreeing += int((given_B == token_B).sum())
+            self._count += len(given_B)
+            token_B, logp_B = given_B, logp_of(logits_BV, given_B, temperature)
+        self.drawn.append(token_B.tolist())
+        return token_B, logp_B
+
+
+@dataclass(frozen=True)
+class Recorded:
+    losses: list[float]
+    draws: list[list[int]]
+
+
+def recorded(name: str) -> Recorded:
+    return Recorded(**json.loads(RECORD.read_text())[name])
 
 
 def real_teacher() -> Path:
@@ -63,7 +81,7 @@ def real_teacher() -> Path:
     return TEACHER
 
 
-def real_losses(folder: Path, name: str) -> list[float]:
+def real_losses(folder: Path, name: str, draws: Draws) -> list[float]:
     """The losses of ten steps of a method, in a run folder made for it."""
     folder.mkdir(parents=True)
     lines = (ROOT / "examples" / "instructions.jsonl").read_text().splitlines()
@@ -89,4 +107,5 @@ def real_losses(folder: Path, name: str) -> list[float]:
         "evaluation": {"metrics": ["rouge_l"], "max_rows": 1, "samples": 0},
     }
     (folder / SPEC_FILE).write_text(json.dumps(spec))
-    return losses(run_here(folder))
+    with mock.patch.object(sampling, "draw", draws):
+        return losses(run_here(folder))

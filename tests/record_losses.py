@@ -1,4 +1,4 @@
-"""``python -m tests.record_losses [METHOD ...]``: record the losses that the slow test compares with.
+"""``python -m tests.record_losses [METHOD ...]``: record the losses and draws that the slow test compares with.
 
 To be run where a change is meant to move them; the change's message gives the losses before and after.
 """
@@ -22,16 +22,14 @@ def main() -> None:
     recorded = json.loads(real_runs.RECORD.read_text()) if real_runs.RECORD.exists() else {}
     for name in methods:
         with tempfile.TemporaryDirectory() as folder:
-            found = real_runs.real_losses(Path(folder) / name, name)
+            draws = real_runs.Draws()
+            found = real_runs.real_losses(Path(folder) / name, name, draws)
         rounded = [round(value, 6) for value in found]
-        place, key = (recorded, name)
-        if name in real_runs.SAMPLED:
-            place, key = recorded.setdefault(name, {}), real_runs.processor()
-        before = place.get(key)
-        place[key] = rounded
+        before = recorded.get(name, {}).get("losses")
+        recorded[name] = {"losses": rounded, "draws": draws.drawn}
         print(f"{name}: {rounded}" + (f" (before: {before})" if before not in (None, rounded) else ""))
         real_runs.RECORD.parent.mkdir(exist_ok=True)
-        real_runs.RECORD.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+        real_runs.RECORD.write_text(json.dumps(recorded, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
