@@ -68,7 +68,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an embedded service with a tiny teacher under the name that the README uses."""
     folder = tmp_path_factory.mktemp("readme")
     (name,) = set(re.findall(r'"path:([\w.-]+)"', README))
-    write_tiny_model(folder / "models" / name, layers=12, scale=4.0, context=256)
+    write_tiny_model(folder / "models" / name, layers=30, scale=4.0, context=256)
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MINILLM_")}
     embedded = EmbeddedService(folder, port=0, environment=kept, log=folder / "service.log")
     try:
