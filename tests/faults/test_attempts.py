@@ -47,8 +47,11 @@ def test_a_zombie_that_wakes_up_changes_nothing(service: Service, start: Start) 
     (attempt,) = service.attempts(job_id)
     # Asleep to the last process, so that not even its guardian can end the trainer in time.
     asleep = [first.pid, *(process.pid for process in attempt_processes([attempt.id])[attempt.id])]
-    for pid in asleep:
-        os.kill(pid, signal.SIGSTOP)
+    # SQLite has one writer. While it is this test, nobody falls asleep who would keep all others from writing.
+    with service.database.write() as session:
+        service.database.now(session)  # the transaction begins
+        for pid in asleep:
+            os.kill(pid, signal.SIGSTOP)
     expire_and_sweep(service, job_id)
     start(WORKER)
     wait_until(lambda: service.state(job_id) is JobState.SUCCEEDED, 60)
