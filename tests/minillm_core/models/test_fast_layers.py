@@ -46,7 +46,7 @@ def outcome(model: torch.nn.Module) -> tuple[torch.Tensor, dict[str, torch.Tenso
 
 def compare(plain: torch.nn.Module, fast: torch.nn.Module) -> None:
     (expected, gradients), (found, others) = outcome(plain), outcome(fast)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)
     assert gradients.keys() == others.keys() and len(others) > 3
     for name, gradient in gradients.items():
         difference = float((others[name] - gradient).norm() / gradient.norm().clamp(min=1e-3))
