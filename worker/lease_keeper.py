@@ -47,6 +47,7 @@ class LeaseKeeper:
         self._margin = safety_margin(lease_seconds, heartbeat_seconds)
         self._changed = changed
         self._stopped = threading.Event()
+        self._asked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._extended: Callable[[float], None] | None = None
         self._lapsed = False
@@ -74,6 +75,11 @@ class LeaseKeeper:
         """Whether a deadline has passed without a renewal, even if one came later: the guardian killed the trainer."""
         return self._lapsed or boot_time() >= self.deadline
 
+    def wait_for_first_answer(self) -> None:
+        """Wait until one renewal has succeeded or failed, at most until the deadline: what the user asked for between
+        the claim and now is then known, unless the database is away."""
+        self._asked.wait(max(0.0, self.deadline - boot_time()))
+
     def follow(self, extended: Callable[[float], None] | None) -> None:
         """Call `extended` with each new deadline, in the keeper's thread; with the present one at once."""
         self._extended = extended
@@ -91,6 +97,7 @@ class LeaseKeeper:
                 self.stale = True
                 # A deadline in the past: the trainer dies now, even if the main thread is stuck.
                 self._announce(-1.0)
+                self._asked.set()
                 return
             except Exception as error:
                 # Whatever it is, such as a word of a newer version: the next one may succeed, and none ends the job.
@@ -105,6 +112,7 @@ class LeaseKeeper:
                 self.desired, self.desired_at = desired, sent
                 self.deadline = sent + self._lease_seconds - self._margin
                 self._announce(self.deadline, news=news)
+            self._asked.set()
             self._stopped.wait(self._heartbeat_seconds)
 
     def _announce(self, deadline: float, *, news: bool = True) -> None:

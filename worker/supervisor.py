@@ -147,6 +147,7 @@ class Supervisor:
             return _infrastructure(code, f"The run folder cannot be written: {error.strerror}")
         self._check_fence()
         self._report_damage(prepared)
+        self._lease.wait_for_first_answer()
         if not self._keep_going():
             return judge(Ending(status=None, reason=self._stop))
         try:

@@ -23,7 +23,7 @@ from store.sweep import sweep_with
 from store.tables import Attempt, Checkpoint, Job, MetricPoint
 from store.vocabulary import AttemptState, JobState
 from tests.faults.conftest import DYING, WORKER, die_at_commit, in_child
-from tests.worker.conftest import Service, wait_until
+from tests.worker.conftest import SHORT_LEASE, Service, wait_until
 from worker.manifests import verify
 from worker.process_group import attempt_processes
 
@@ -71,7 +71,8 @@ def test_a_zombie_that_wakes_up_changes_nothing(service: Service, start: Start) 
 
 def test_a_death_between_claim_and_first_heartbeat_is_found(service: Service, start: Start) -> None:
     job_id = service.submit(steps="2")
-    assert start(DYING, "worker.claiming:Supervisor:before", "worker").wait(60) == -signal.SIGKILL
+    dying = start(DYING, "worker.claiming:Supervisor:before", "worker", MINILLM_LEASE_SECONDS=str(SHORT_LEASE))
+    assert dying.wait(60) == -signal.SIGKILL
     job = service.job(job_id)
     assert job.state is JobState.STARTING and job.lease_expires_at is not None
     with service.database.write() as session:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import pytest
 from sqlalchemy import select
 
 from minillm_core.manifests import commit_folder, verify_folder
+from minillm_core.spec import EVENTS_FILE
 from store.jobs import JobRepository
 from store.tables import Checkpoint, Job
 from store.vocabulary import JobState, Keep
 from tests.faults.conftest import die, in_child, sweeper_of
 from tests.worker.conftest import Service, wait_until
+from worker import lease_keeper
 from worker.process_group import rotate
 
 
@@ -156,7 +159,15 @@ class TestCancel:
 
 
 class TestWhileStarting:
-    def test_a_pause_needs_no_trainer(self, service: Service) -> None:
+    def test_a_pause_needs_no_trainer(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However long the first renewal takes, by which the worker learns of it."""
+        renew = lease_keeper.renew
+
+        def slow(*arguments: Any) -> Any:
+            time.sleep(0.5)
+            return renew(*arguments)
+
+        monkeypatch.setattr(lease_keeper, "renew", slow)
         job_id = service.submit(steps="2")
         supervisor = service.supervisor()
         assert service.state(job_id) is JobState.STARTING
@@ -164,6 +175,7 @@ class TestWhileStarting:
         assert service.state(job_id) is JobState.PAUSING
         supervisor.run()
         assert service.state(job_id) is JobState.PAUSED
+        assert not (service.settings.run_dir(job_id, 1) / EVENTS_FILE).exists()
         service.do(job_id, "resume")
         service.run()
         assert service.state(job_id) is JobState.SUCCEEDED

@@ -93,19 +93,35 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def fill(disk: Path, program: subprocess.Popen[bytes]) -> int:
+    """Leave room for some lines of events and no checkpoint until the program ends, whatever it removes; its exit code.
+
+    It stands still while the room is measured and taken.
+    """
+    process = psutil.Process(program.pid)
+    until = time.monotonic() + PATIENCE
+    with (disk / "ballast").open("wb") as ballast:
+        while program.poll() is None:
+            assert time.monotonic() < until, "waited in vain"
+            program.send_signal(signal.SIGSTOP)
+            while program.poll() is None and process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                time.sleep(0.001)
+            spare = shutil.disk_usage(disk).free - (256 << 10)
+            if spare > 0:
+                os.posix_fallocate(ballast.fileno(), os.fstat(ballast.fileno()).st_size, spare)
+            program.send_signal(signal.SIGCONT)
+            time.sleep(0.05)
+    return program.returncode
+
+
 def test_a_disk_that_fills_while_it_saves_leaves_nothing_half_written(
     tmp_path: Path, small_disk: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    steps = {"max_steps": 60, "save_every": 2, "eval_every": 60}
+    steps = {"max_steps": 120, "save_every": 2, "eval_every": 120}
     folder = write_run(small_disk / "run", method={"type": "sft"}, training=steps)
     program = start(folder, started)
     until_event(folder, "checkpoint", program)
-    # Room for some lines of events, not for a checkpoint; it writes nothing while that is measured and taken.
-    program.send_signal(signal.SIGSTOP)
-    with (small_disk / "ballast").open("wb") as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(small_disk).free - (256 << 10))
-    program.send_signal(signal.SIGCONT)
-    assert program.wait(PATIENCE) == ExitCode.INTERNAL_ERROR, (folder / "output.log").read_text()[-3000:]
+    assert fill(small_disk, program) == ExitCode.INTERNAL_ERROR, (folder / "output.log").read_text()[-3000:]
     said = of_type(events_so_far(folder), "failure")[-1]["failure"]
     assert isinstance(said, dict)
     assert (said["code"], said["category"], said["retryable"]) == ("disk_full", "infrastructure", True)

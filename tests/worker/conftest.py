@@ -44,6 +44,10 @@ def wait_until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
         time.sleep(0.02)
 
 
+SHORT_LEASE = 3.0
+"""For tests that wait for its end. The others have one that no slow moment of the machine ends."""
+
+
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     (tmp_path / "runs").mkdir()
@@ -52,7 +56,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
         data_dir=tmp_path,
         database_url=database_url,
         broker_url="redis://127.0.0.1:1/0",
-        lease_seconds=1.5,
+        lease_seconds=10.0,
         heartbeat_seconds=0.2,
         poll_seconds=0.2,
         sweep_seconds=0.2,

@@ -22,7 +22,7 @@ from store.sweep import sweep
 from store.tables import Checkpoint, Event, MetricPoint
 from store.vocabulary import AttemptState, JobState, Keep
 from store.workers import WorkerRepository
-from tests.worker.conftest import OWNER, Service, wait_until
+from tests.worker.conftest import OWNER, SHORT_LEASE, Service, wait_until
 from worker import run_folder
 from worker.supervisor import Supervisor
 from worker.verdict import StopReason
@@ -292,7 +292,7 @@ class TestWhatTheUserWants:
 
     def test_a_resume_right_after_a_pause_gives_the_slot_free_first(self, service: Service) -> None:
         job_id = service.submit(steps="1000", delay="0.05")
-        thread = service.run_aside(heartbeat_seconds=0.5)
+        thread = service.run_aside(heartbeat_seconds=0.5, lease_seconds=6.0)
         wait_until(lambda: service.steps(job_id))
         with service.database.write() as session:
             repository = JobRepository(session)
@@ -307,10 +307,10 @@ def test_a_supervisor_that_crashes_leaves_no_process_and_no_lost_job(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = service.submit(mode="stubborn", steps="1000", delay="0.05")
-    supervisor = service.supervisor()
+    supervisor = service.supervisor(lease_seconds=SHORT_LEASE)
 
     def crash(*_: Any) -> None:
-        if service.processes(job_id) == 5:
+        if service.processes(job_id) == 5 and service.state(job_id) is JobState.RUNNING:
             raise RuntimeError("a slip of ours")
 
     monkeypatch.setattr(supervisor, "_steer", crash)

@@ -17,7 +17,7 @@ from store.broker import make_celery, wake
 from store.sweep import sweep_with
 from store.tables import Checkpoint, Worker
 from store.vocabulary import AttemptState, JobState
-from tests.worker.conftest import Service, wait_until
+from tests.worker.conftest import SHORT_LEASE, Service, wait_until
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 WORKER = str(Path(__file__).with_name("fake_launcher.py"))
@@ -54,14 +54,16 @@ def test_without_a_broker_jobs_run_and_sigterm_gives_the_running_one_back(
 
 def test_sleep_and_sudden_death_leave_no_trainer_and_no_lost_job(service: Service, start: Start, mark: str) -> None:
     job_id = service.submit(mode="stubborn", steps="1000", delay="0.05")
-    worker = start(WORKER)
+    worker = start(WORKER, MINILLM_LEASE_SECONDS=str(SHORT_LEASE))
     wait_until(lambda: service.steps(job_id) and service.processes(job_id) == 5, 30)
 
     # Asleep beyond its lease: the trainer is dead by the time that anybody else may claim the job.
     with service.database.write() as session:
         service.database.now(session)  # on SQLite nobody else writes now, and none falls asleep while writing
         worker.send_signal(signal.SIGSTOP)
-    wait_until(lambda: _swept(service, job_id) is JobState.QUEUED)
+    # One that fell asleep while it held the row has its session ended by PostgreSQL, after 30 s.
+    asleep = 45.0 if service.database.dialect == "postgresql" else 15.0
+    wait_until(lambda: _swept(service, job_id) is JobState.QUEUED, asleep)
     assert service.processes(job_id) == 0
     (first,) = service.attempts(job_id)
     worker.send_signal(signal.SIGCONT)
@@ -72,7 +74,7 @@ def test_sleep_and_sudden_death_leave_no_trainer_and_no_lost_job(service: Servic
     assert (again.state, again.ended_at, again.recorded_seq) == (AttemptState.LOST, first.ended_at, first.recorded_seq)
 
     worker.kill()
-    wait_until(lambda: service.processes(job_id) == 0, 3)
+    wait_until(lambda: service.processes(job_id) == 0, SHORT_LEASE)
     assert service.state(job_id) in (JobState.STARTING, JobState.RUNNING)
     wait_until(lambda: _swept(service, job_id) is JobState.QUEUED)
     wait_until(lambda: not _left(mark), 5)
