@@ -1,8 +1,14 @@
-"""The OpenAPI document: operation ids, the errors every operation can answer with, the key scheme."""
+"""The OpenAPI document: operation ids, the errors every operation can answer with, an example of each answer.
+
+The examples lie in `examples/`, one file for each kind of answer, named like its schema: what a service answered.
+"""
 
 from __future__ import annotations
 
+import functools
 import http
+import json
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -55,6 +61,24 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemOut} for status in statuses}
 
 
+@functools.cache
+def answers() -> dict[str, Any]:
+    """An answer for each schema that has one of its own."""
+    files = sorted((Path(__file__).parent / "examples").glob("*.json"))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def _example(name: str) -> Any:
+    """An answer of this schema, None where there is none; a list has one item."""
+    if not name.startswith("Page_"):
+        return answers().get(name)
+    item = answers().get(name.removeprefix("Page_").removesuffix("_"))
+    if item is None:
+        return None
+    cursor = item.get("id")
+    return {"object": "list", "data": [item], "has_more": False, "first_id": cursor, "last_id": cursor}
+
+
 def _common(path: str, operation: dict[str, Any]) -> list[int]:
     """Statuses that the application answers with by itself: unknown parameters, and bodies that are none."""
     known = [422] if path.startswith("/v1/") else []
@@ -62,7 +86,7 @@ def _common(path: str, operation: dict[str, Any]) -> list[int]:
 
 
 def install(app: FastAPI) -> None:
-    """Give every error response of the document its true media type, and every operation the errors that all have."""
+    """Complete the document: the errors that all operations have, their media type, and an example of each answer."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -80,6 +104,9 @@ def install(app: FastAPI) -> None:
             # The framework's own error shape, which no route answers with.
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
+            for name, schema in document["components"]["schemas"].items():
+                if (example := _example(name)) is not None:
+                    schema["examples"] = [example]
             app.openapi_schema = document
         return app.openapi_schema
 

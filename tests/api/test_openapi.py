@@ -23,9 +23,10 @@ from api.health.endpoints import router as health
 from api.history.endpoints import router as history
 from api.jobs import examples
 from api.jobs.endpoints import router as jobs
-from api.jobs.schemas import CancelIn, ForkIn, JobPatch, RetryIn
+from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobPatch, RetryIn
 from api.keys.endpoints import router as keys
 from api.models.endpoints import router as models
+from api.openapi import ProblemOut, answers
 from api.problems import MEDIA_TYPE
 from api.workers.endpoints import router as workers
 from minillm_core.spec import JobSpec
@@ -85,6 +86,31 @@ def test_every_body_has_an_example(document: dict[str, Any]) -> None:
 def test_examples_are_valid(type_: Any, shown: dict[str, Any]) -> None:
     for example in shown.values():
         TypeAdapter(type_).validate_python(example["value"])
+
+
+def test_every_answer_has_an_example_that_is_one(document: dict[str, Any]) -> None:
+    """Read and written again by the model of the answer it stays what it is: nothing is missing, nothing unknown."""
+    schemas = document["components"]["schemas"]
+    seen = set()
+    models = {ProblemOut, DryRun, *(route.response_model for route in ROUTES if inspect.isclass(route.response_model))}
+    for model in models:
+        name = model.__name__.replace("[", "_").replace("]", "_")
+        (example,) = schemas[name]["examples"]
+        assert model.model_validate(example).model_dump(mode="json", by_alias=True) == example, name
+        seen.add(name)
+    assert {"JobOut", "ProblemOut", "Page_EventOut_"} <= seen
+    answered = {
+        content["schema"]["$ref"].rpartition("/")[2]
+        for _, operation in operations(document)
+        for response in operation["responses"].values()
+        for content in response.get("content", {}).values()
+        if "$ref" in content.get("schema", {})
+    }
+    assert answered <= seen
+
+
+def test_every_example_of_an_answer_is_shown(document: dict[str, Any]) -> None:
+    assert set(answers()) <= set(document["components"]["schemas"])
 
 
 def test_errors_are_problems(document: dict[str, Any]) -> None:
