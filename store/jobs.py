@@ -130,7 +130,7 @@ class JobRepository:
         rows = self.session.execute(
             select(Job.state, func.count()).where(Job.state.not_in(TERMINAL)).group_by(Job.state)
         )
-        return {state: number for state, number in rows.tuples()}
+        return {state: number for state, number in rows}
 
     def attempts(self, job: Job) -> Sequence[Attempt]:
         """Every attempt, oldest first."""

@@ -18,6 +18,29 @@ from store.database import Database
 from store.tables import Base
 from tests import services
 
+FIRST = (
+    "minillm_core/test_zero.py",
+    "minillm_core/test_run.py",
+    "faults/test_attempts.py",
+    "worker/test_supervisor.py",
+    "client/test_whole.py",
+    "faults/test_twenty_workers.py",
+    "faults/test_broker.py",
+    "packaging/test_readme.py",
+    "benchmarks/test_smoke.py",
+    "faults/test_trainer.py",
+    "minillm_core/native/test_library.py",
+    "worker/test_worker.py",
+    "store/test_invariants.py",
+)
+"""Files of half a minute, begun first: one that begins last leaves the other processes idle until its end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    home = Path(__file__).parent
+    places = {home / name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(FIRST)))
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" in metafunc.fixturenames:
