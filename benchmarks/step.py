@@ -15,8 +15,9 @@ The last line is one JSON object:
     speedup                      median of the ratios of neighbouring steps
     ours_peak_rss_mb, trl_peak_rss_mb, rss_ratio
     roofline_s                   operations over the measured rate of a large matrix product, plus
-                                 bytes read while decoding over the measured bandwidth
-    roofline_fraction            roofline_s over ours_step_s
+                                 bytes read while decoding over the measured bandwidth, at their
+                                 best in the run; median over the steps, each with its own rows
+    roofline_fraction            median of each step's roofline over its seconds
     parts                        our seconds by part, median
     ours_cpu_s, trl_cpu_s        CPU time of a step, all threads: the mean over the steps that count
     growth_512_over_64           a step with 512 new tokens over eight times one with 64
@@ -152,6 +153,12 @@ class Ours:
         command += ["--teacher", str(teacher), "--student", str(student), "--prompts", str(prompts)]
         command += ["--rows", str(options.rows), "--new-tokens", str(tokens), "--decode-dtype", options.decode_dtype]
         self.worker = Worker(command, timeout=STEP_TIMEOUT_SECONDS)
+        lengths, order = self.worker.ready["lengths"], self.worker.ready["order"]
+        self.prompt_lengths = [
+            [lengths[place] for place in order[begin : begin + options.rows]]
+            for begin in range(0, len(order), options.rows)
+        ]
+        """Of each step's rows, which differ from step to step."""
         self.seconds: list[float] = []
         self.parts: list[dict[str, float]] = []
         self.response_tokens = 0
@@ -248,19 +255,21 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         measured = {name: max(values) for name, values in rates.items()}
         result |= {f"{name}_gflops": measured[name] / 1e9 for name in formats}
         result["bandwidth_gb_s"] = measured["bandwidth"] / 1e9
-        config, lengths = AutoConfig.from_pretrained(teacher), ours.worker.ready["lengths"]
-        typical = sorted(lengths)[:: max(1, len(lengths) // options.rows)][: options.rows]
-        result["roofline_s"] = roofline(
-            Shape.of(config),
-            Shape.of(AutoConfig.from_pretrained(student)),
-            typical,
-            options.new_tokens,
-            rate=measured["float32"],
-            decode_rate=measured[decoded_in],
-            decode_bytes=DTYPES[options.decode_dtype].itemsize,
-            bandwidth=measured["bandwidth"],
-        )
-        result["roofline_fraction"] = result["roofline_s"] / result["ours_step_s"]
+        floors = [
+            roofline(
+                Shape.of(AutoConfig.from_pretrained(teacher)),
+                Shape.of(AutoConfig.from_pretrained(student)),
+                lengths,
+                options.new_tokens,
+                rate=measured["float32"],
+                decode_rate=measured[decoded_in],
+                decode_bytes=DTYPES[options.decode_dtype].itemsize,
+                bandwidth=measured["bandwidth"],
+            )
+            for lengths in ours.prompt_lengths[options.warmup : total]
+        ]
+        result["roofline_s"] = median(floors)
+        result["roofline_fraction"] = median([floor / taken for floor, taken in zip(floors, counted, strict=True)])
         parts = ours.parts[options.warmup :]
         result["parts"] = {part: median([step[part] for step in parts]) for part in parts[0]}
         if not options.no_growth:

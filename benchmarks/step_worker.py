@@ -28,6 +28,7 @@ from minillm_core.train.checkpoints import Checkpoints, RunState
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.events import EventLog
 from minillm_core.train.loop import PhasePlan, Run, train_phase
+from minillm_core.train.memory import drop_mapped_pages, give_back_freed_memory
 from minillm_core.train.methods import Method, resolve_method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rollouts import Sampling, draw
@@ -127,6 +128,7 @@ def first_loss(
         seed=1,
         keep_teacher_hidden=True,
     )
+    teacher.release()  # at alpha 0 it never decodes in the steps that follow
     assert drawn.teacher_hidden is not None
     train_rows = [
         TrainRow(
@@ -173,6 +175,7 @@ def main() -> None:
         eos_ids=[], vocab=whole.config.vocab_size, max_new_tokens=options.new_tokens, batch_rows=options.rows
     )
     teacher = make_decoder(whole, scores=True)
+    drop_mapped_pages(whole.parameters())
     del whole
     texts = [json.loads(line)["prompt"] for line in options.prompts.read_text().splitlines()]
     rows = [TokenizedRow(encode_prompt(text, "chat", tokenizer), [], text, "", False) for text in texts]
@@ -185,6 +188,7 @@ def main() -> None:
         request = caller.wait()
         while request["do"] == "loss":
             caller.answer(**first_loss(student, teacher, method, rows[: options.rows], sampling))
+            give_back_freed_memory()  # as after each measurement of a run
             request = caller.wait()
     except EOFError:
         return

@@ -32,7 +32,7 @@ from minillm_core.train.checkpoints import Checkpoints, RunState, disk_fault
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.events import EventLog
 from minillm_core.train.loop import PhasePlan, Run, Score, train_phase
-from minillm_core.train.memory import give_back_freed_memory
+from minillm_core.train.memory import drop_mapped_pages, give_back_freed_memory
 from minillm_core.train.methods import SFT_METHOD, Method, resolve_method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rounds import Round
@@ -103,6 +103,7 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
         state.results[BEFORE] = vars(_measured(work, student, answering, "the student before training"))
         progress.report(BEFORE, 1.0, step=0, total_steps=job.training.max_steps, force=True)
     # From here on the decoder, which has weights of its own, is all that is asked of the teacher.
+    drop_mapped_pages(teacher.parameters())
     del teacher
     gc.collect()
     give_back_freed_memory()

@@ -2,7 +2,8 @@
 
 Autograd keeps every intermediate of a gated layer and of a norm. Here a gated layer keeps its input
 and its two projections (half of it), a norm its input and one number a token, and the rest is computed
-again in the backward pass, which takes less time than reading it from memory. Attention of packed rows
+again in the backward pass, which takes less time than reading it from memory; so are outputs of norms
+(:mod:`.saved_norms`). Attention of packed rows
 rotates its queries and keys where they lie and keeps nothing of the way there. What is not a matrix product
 is done by this project's kernels, where there are any, in one pass over memory.
 
@@ -21,9 +22,10 @@ from transformers.models.mistral.modeling_mistral import MistralAttention, Mistr
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Qwen3RMSNorm
 
-from minillm_core.models.linear import OneDnnLinear, use_onednn
+from minillm_core.models.linear import FastLinear, use_fast_products
 from minillm_core.models.packed import PackedRows
 from minillm_core.models.rows_attention import attend
+from minillm_core.models.saved_norms import note
 from minillm_core.native import ops
 from minillm_core.objectives import products
 from minillm_core.objectives.sweep import graph_is_kept
@@ -35,12 +37,17 @@ def use_fast_layers(model: nn.Module) -> int:
     Names, parameters and results (up to rounding) stay as they are. Parameters are used outside of the
     forward pass of their own modules: not for ZeRO-3.
     """
-    replaced = use_onednn(model)
+    replaced = use_fast_products(model)
     for module in list(model.modules()):
         fast = _FAST.get(type(module))
         if fast is not None and (not issubclass(fast, _FastGated) or _is_plain(module)):
             module.__class__ = fast
             replaced += 1
+    for module in model.modules():
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            norm = getattr(module, name, None)
+            if isinstance(norm, _FastNorm):
+                norm.feeds_products = True
     return replaced
 
 
@@ -58,7 +65,7 @@ def add_embedding_gradients_in_place(model: nn.Module) -> None:
 def _is_plain(module: nn.Module) -> bool:
     """A gated layer of SiLU without biases and adapters."""
     layers = [getattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")]
-    plain = all(type(layer) in (nn.Linear, OneDnnLinear) and layer.bias is None for layer in layers)
+    plain = all(type(layer) in (nn.Linear, FastLinear) and layer.bias is None for layer in layers)
     return plain and getattr(module.config, "hidden_act", None) == "silu"
 
 
@@ -104,6 +111,8 @@ class _LookUp(torch.autograd.Function):
 class _FastNorm(nn.Module):
     weight: Tensor
     variance_epsilon: float
+    feeds_products = False
+    """Whether the output goes into matrix products and nowhere else, and is not written to (as heads' norms are)."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if not _fits(hidden_states, self.weight):
@@ -112,6 +121,8 @@ class _FastNorm(nn.Module):
         if not torch.is_grad_enabled():
             return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
         normed: Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+        if self.feeds_products and hidden_states.is_contiguous() and ops.fits(hidden_states, self.weight):
+            note(normed, hidden_states, self.weight, self.variance_epsilon)
         return normed
 
 
@@ -191,7 +202,7 @@ class _Gated(torch.autograd.Function):
             by_up_NI = by_inner_NI * open_NI
             by_gate_NI = torch.ops.aten.silu_backward(by_inner_NI.mul_(up_NI), gate_NI)
             inner_NI = open_NI.mul_(up_NI)
-        by_down = products.linear(grad_ND.t(), inner_NI.t()) if ctx.needs_input_grad[3] else None
+        by_down = products.gradient_by_weight(grad_ND, inner_NI) if ctx.needs_input_grad[3] else None
         by_x = None
         if ctx.needs_input_grad[0]:
             by_x = products.linear(by_gate_NI, gate_ID.t())
@@ -201,8 +212,8 @@ class _Gated(torch.autograd.Function):
                 by_x.addmm_(by_up_NI, up_ID)
         return (
             by_x,
-            products.linear(by_gate_NI.t(), x_ND.t()) if ctx.needs_input_grad[1] else None,
-            products.linear(by_up_NI.t(), x_ND.t()) if ctx.needs_input_grad[2] else None,
+            products.gradient_by_weight(by_gate_NI, x_ND) if ctx.needs_input_grad[1] else None,
+            products.gradient_by_weight(by_up_NI, x_ND) if ctx.needs_input_grad[2] else None,
             by_down,
         )
 

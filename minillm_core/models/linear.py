@@ -1,7 +1,7 @@
-"""Linear layers that compute their products and the gradients of them in oneDNN.
+"""Linear layers that compute their products, and the gradients of them, by the fastest way of this processor.
 
 torch sends float32 products on a CPU to MKL, which on processors with AVX-512 that are not Intel's
-runs at half the rate of oneDNN or less (docs/performance.md). Only what is slow there is replaced:
+is not always the fastest (docs/performance.md). Only what is slow there is replaced:
 float32 on a CPU. Anything else goes through ``torch.nn.functional.linear`` as before.
 
 Axes: N tokens, I inputs, O outputs.
@@ -34,13 +34,13 @@ class _Linear(torch.autograd.Function):
         by_x, by_weight, by_bias = ctx.needs_input_grad
         return (
             products.linear(grad_NO, weight_OI.t()) if by_x else None,
-            products.linear(grad_NO.t(), x_NI.t()) if by_weight else None,
+            products.gradient_by_weight(grad_NO, x_NI) if by_weight else None,
             grad_NO.sum(0) if by_bias else None,
         )
 
 
-class OneDnnLinear(nn.Linear):
-    """A linear layer whose float32 products on a CPU are oneDNN's."""
+class FastLinear(nn.Linear):
+    """A linear layer whose float32 products on a CPU go through :mod:`minillm_core.objectives.products`."""
 
     def forward(self, input: Tensor) -> Tensor:
         fits = input.dtype == self.weight.dtype == torch.float32 and input.device.type == "cpu" and input.numel() > 0
@@ -54,15 +54,14 @@ class OneDnnLinear(nn.Linear):
         return product.view(*input.shape[:-1], self.out_features)
 
 
-def use_onednn(model: nn.Module) -> int:
-    """Let the plain linear layers of ``model`` compute in oneDNN, in place; returns how many.
+def use_fast_products(model: nn.Module) -> int:
+    """Let the plain linear layers of ``model`` become :class:`FastLinear`, in place; returns how many.
 
-    Names, parameters and results (up to rounding) stay as they are. Where oneDNN is not the
-    faster one, nothing changes.
+    Names, parameters and results (up to rounding) stay as they are. Where torch's way is the fastest, nothing changes.
     """
-    if not products.onednn_pays():
+    if not products.kernels_pay():
         return 0
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     for layer in layers:
-        layer.__class__ = OneDnnLinear
+        layer.__class__ = FastLinear
     return len(layers)

@@ -23,6 +23,7 @@ from transformers.modeling_utils import AttentionInterface
 from minillm_core.models.families import base_model, hidden_states, unwrapped
 from minillm_core.models.rows_attention import attend as attend_rows
 from minillm_core.native import ops
+from minillm_core.objectives.products import padded_tokens
 
 PACKED_FAMILIES = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 """Families that hand further arguments on to attention; tested to give what padded rows give."""
@@ -42,6 +43,11 @@ class PackedRows:
         self._device = device
         self._grid_N: torch.Tensor | None = None
         self._windows: dict[tuple[int, int], torch.Tensor] = {}
+
+    def filled(self, extra: int) -> PackedRows:
+        """These rows and ``extra`` tokens behind them, in rows no longer than the longest."""
+        whole, rest = divmod(extra, self.longest)
+        return PackedRows([*self.lengths, *[self.longest] * whole, *[rest] * bool(rest)], self._device)
 
     def positions(self) -> torch.Tensor:
         """Position of each token within its row, (1, N)."""
@@ -83,6 +89,11 @@ def joined_hidden_states(model: nn.Module, input_ids_N: torch.Tensor, rows: Pack
 
 def packed_hidden_states(model: nn.Module, input_ids_N: torch.Tensor, rows: PackedRows) -> torch.Tensor:
     """The same for a :func:`packable` model, in one run. Raises RuntimeError where it leaves ``rows`` aside."""
+    tokens = input_ids_N.shape[0]
+    extra = padded_tokens(tokens, next(model.parameters()).dtype, input_ids_N.device) - tokens
+    if extra:  # tokens whose hidden states nobody reads: they leave no trace in any gradient
+        rows = rows.filled(extra)
+        input_ids_N = torch.cat([input_ids_N, input_ids_N.new_zeros(extra)])
     # A mask of four axes is taken as it is, so that transformers makes none of N x N itself.
     no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=input_ids_N.device)
     output = base_model(model)(
@@ -95,7 +106,7 @@ def packed_hidden_states(model: nn.Module, input_ids_N: torch.Tensor, rows: Pack
     if rows.calls == 0:
         raise RuntimeError(f"{type(unwrapped(model)).__name__} does not hand packed rows on to its attention")
     hidden_ND: torch.Tensor = output.last_hidden_state[0]
-    return hidden_ND
+    return hidden_ND[:tokens]
 
 
 def _attention(

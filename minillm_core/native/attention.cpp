@@ -310,8 +310,18 @@ void rotate(const T *qkv, const float *rotations, const int64_t *positions, cons
     }
 }
 
+// VECTORS vectors of the weighted sum of some values, each d after the one before.
+template <int VECTORS>
+void mix(const float *weights, const float *values, int64_t count, int64_t d, float inverse, float *out) {
+    vec sums[VECTORS] = {};
+    for (int64_t j = 0; j < count; j++)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) sums[v] += weights[j] * load(values + j * d + v * LANES);
+    for (int v = 0; v < VECTORS; v++) store(out + v * LANES, sums[v] * inverse);
+}
+
 template <typename T>
-void decode(const T *qkv, const float *rotations, const T *q_norm, const T *k_norm, float eps,
+void decode(const T *qkv, const int64_t *offsets, const float *rotations, const T *q_norm, const T *k_norm, float eps,
             const int64_t *padding, float *keys, float *values, int64_t rows, int64_t heads, int64_t kv_heads,
             int64_t d, int64_t width, int64_t column, int64_t window, T *out) {
     const int64_t group = heads / kv_heads, line = (heads + 2 * kv_heads) * d;
@@ -319,47 +329,51 @@ void decode(const T *qkv, const float *rotations, const T *q_norm, const T *k_no
 #pragma omp parallel for schedule(static)
     for (int64_t unit = 0; unit < rows * kv_heads; unit++) {
         const int64_t row = unit / kv_heads, shared = unit % kv_heads;
-        const T *own = qkv + row * line;
-        const float *rotation = rotations + (column - padding[row]) * d;
-        float *key = keys + (unit * width + column) * d, *value = values + (unit * width + column) * d;
-        for (int64_t i = 0; i < d; i++) {
-            key[i] = get(own + (heads + shared) * d + i);
-            value[i] = get(own + (heads + kv_heads + shared) * d + i);
-        }
-        if (k_norm) norm_head(key, k_norm, d, eps);
-        rotate_pairs(key, rotation, d);
-        const int64_t low = std::max(padding[row], lowest_seen(column, window)), seen = column + 1 - low;
-        const int64_t seen_padded = rounded(seen);
-        float *query = scratch.take(2 * rounded(d) + seen_padded), *mixed = query + rounded(d);
-        float *scores = mixed + rounded(d);
-        const float *old_keys = keys + (unit * width + low) * d, *old_values = values + (unit * width + low) * d;
-        for (int64_t g = 0; g < group; g++) {
-            const int64_t head = shared * group + g;
-            for (int64_t i = 0; i < d; i++) query[i] = get(own + head * d + i);
-            if (q_norm) norm_head(query, q_norm, d, eps);
-            rotate_pairs(query, rotation, d);
-            float most = -INFINITY;
-            for (int64_t j = 0; j < seen; j++) {
-                scores[j] = dot(query, old_keys + j * d, d) * scale;
-                most = std::max(most, scores[j]);
+        const int64_t first = offsets ? offsets[row] : row, end = offsets ? offsets[row + 1] : row + 1;
+        float *row_keys = keys + unit * width * d, *row_values = values + unit * width * d;
+        for (int64_t token = first; token < end; token++) {
+            const T *own = qkv + token * line;
+            const int64_t place = column + token - first;
+            const float *rotation = rotations + (place - padding[row]) * d;
+            float *key = row_keys + place * d, *value = row_values + place * d;
+            for (int64_t i = 0; i < d; i++) {
+                key[i] = get(own + (heads + shared) * d + i);
+                value[i] = get(own + (heads + kv_heads + shared) * d + i);
             }
-            for (int64_t j = seen; j < seen_padded; j++) scores[j] = -INFINITY;
-            vec total{};
-            for (int64_t j = 0; j < seen_padded; j += LANES) {
-                vec weight = exponential(load(scores + j) - most);
-                total += weight;
-                store(scores + j, weight);
-            }
-            const float inverse = 1.0f / sum(total);
-            std::fill(mixed, mixed + d, 0.0f);
-            for (int64_t j = 0; j < seen; j++) {
-                const float weight = scores[j] * inverse;
+            if (k_norm) norm_head(key, k_norm, d, eps);
+            rotate_pairs(key, rotation, d);
+            const int64_t low = std::max(padding[row], lowest_seen(place, window)), seen = place + 1 - low;
+            const int64_t seen_padded = rounded(seen);
+            float *query = scratch.take(2 * rounded(d) + seen_padded), *mixed = query + rounded(d);
+            float *scores = mixed + rounded(d);
+            const float *old_keys = row_keys + low * d, *old_values = row_values + low * d;
+            for (int64_t g = 0; g < group; g++) {
+                const int64_t head = shared * group + g;
+                for (int64_t i = 0; i < d; i++) query[i] = get(own + head * d + i);
+                if (q_norm) norm_head(query, q_norm, d, eps);
+                rotate_pairs(query, rotation, d);
+                float most = -INFINITY;
+                for (int64_t j = 0; j < seen; j++) {
+                    scores[j] = dot(query, old_keys + j * d, d) * scale;
+                    most = std::max(most, scores[j]);
+                }
+                for (int64_t j = seen; j < seen_padded; j++) scores[j] = -INFINITY;
+                vec total{};
+                for (int64_t j = 0; j < seen_padded; j += LANES) {
+                    vec weight = exponential(load(scores + j) - most);
+                    total += weight;
+                    store(scores + j, weight);
+                }
+                const float inverse = 1.0f / sum(total);
                 int64_t i = 0;
-                for (; i + LANES <= d; i += LANES)
-                    store(mixed + i, load(mixed + i) + weight * load(old_values + j * d + i));
-                for (; i < d; i++) mixed[i] += weight * old_values[j * d + i];
+                for (; i + 4 * LANES <= d; i += 4 * LANES) mix<4>(scores, old_values + i, seen, d, inverse, mixed + i);
+                for (; i + LANES <= d; i += LANES) mix<1>(scores, old_values + i, seen, d, inverse, mixed + i);
+                for (; i < d; i++) {
+                    mixed[i] = 0.0f;
+                    for (int64_t j = 0; j < seen; j++) mixed[i] += scores[j] * inverse * old_values[j * d + i];
+                }
+                for (i = 0; i < d; i++) put(out + (token * heads + head) * d + i, mixed[i]);
             }
-            for (int64_t i = 0; i < d; i++) put(out + (row * heads + head) * d + i, mixed[i]);
         }
     }
 }
@@ -382,21 +396,24 @@ void rotate_pairs_bf16(const bf16 *qkv, const float *rotations, const int64_t *p
     rotate(qkv, rotations, positions, q_norm, k_norm, eps, tokens, heads, kv_heads, d, out);
 }
 
-// One step of every row: rotates and stores its key and value at ``column`` of the cache, and attends.
-// qkv (B, H + 2R, d); rotations (P, d / 2, 2) cosine and sine; q_norm and k_norm (d) or null; padding (B): columns
-// before a row's first token; keys and values (B, R, W, d); out (B, H, d).
-void decode_attention_f32(const float *qkv, const float *rotations, const float *q_norm, const float *k_norm, float eps,
-                          const int64_t *padding, float *keys, float *values, int64_t rows, int64_t heads,
-                          int64_t kv_heads, int64_t d, int64_t width, int64_t column, int64_t window, float *out) {
-    decode(qkv, rotations, q_norm, k_norm, eps, padding, keys, values, rows, heads, kv_heads, d, width, column, window,
-           out);
+// New tokens of every row: rotates each, stores its key and value in the cache, from ``column`` on, and attends to all
+// up to itself. qkv (N, H + 2R, d) with the tokens of row b from offsets[b] to offsets[b + 1] (B + 1; null is one token
+// a row); rotations (P, d / 2, 2) cosine and sine; q_norm and k_norm (d) or null; padding (B): columns before a row's
+// first token; keys and values (B, R, W, d); out (N, H, d).
+void decode_attention_f32(const float *qkv, const int64_t *offsets, const float *rotations, const float *q_norm,
+                          const float *k_norm, float eps, const int64_t *padding, float *keys, float *values,
+                          int64_t rows, int64_t heads, int64_t kv_heads, int64_t d, int64_t width, int64_t column,
+                          int64_t window, float *out) {
+    decode(qkv, offsets, rotations, q_norm, k_norm, eps, padding, keys, values, rows, heads, kv_heads, d, width, column,
+           window, out);
 }
 
-void decode_attention_bf16(const bf16 *qkv, const float *rotations, const bf16 *q_norm, const bf16 *k_norm, float eps,
-                           const int64_t *padding, float *keys, float *values, int64_t rows, int64_t heads,
-                           int64_t kv_heads, int64_t d, int64_t width, int64_t column, int64_t window, bf16 *out) {
-    decode(qkv, rotations, q_norm, k_norm, eps, padding, keys, values, rows, heads, kv_heads, d, width, column, window,
-           out);
+void decode_attention_bf16(const bf16 *qkv, const int64_t *offsets, const float *rotations, const bf16 *q_norm,
+                           const bf16 *k_norm, float eps, const int64_t *padding, float *keys, float *values,
+                           int64_t rows, int64_t heads, int64_t kv_heads, int64_t d, int64_t width, int64_t column,
+                           int64_t window, bf16 *out) {
+    decode(qkv, offsets, rotations, q_norm, k_norm, eps, padding, keys, values, rows, heads, kv_heads, d, width, column,
+           window, out);
 }
 
 }  // extern "C"

@@ -20,8 +20,8 @@ from pathlib import Path
 
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _FOLDER = Path(__file__).parent
-_SOURCES = ("attention.cpp", "panels.cpp", "rows.cpp", "vocabulary.cpp")
-_HEADERS = ("simd.h",)
+_SOURCES = ("attention.cpp", "pairs.cpp", "panels.cpp", "rows.cpp", "vocabulary.cpp")
+_HEADERS = ("panel.h", "simd.h")
 _COMPILE_SECONDS = 300.0
 
 _Pointer, _Int, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -36,7 +36,7 @@ _FUNCTIONS = {
     "rotate_pairs": "*****fiiii*",
     "rows_attention": "*i*i*i*iiiiif**",
     "rows_attention_backward": "*i*i*i****iiiiif***",
-    "decode_attention": "****f***iiiiiii*",
+    "decode_attention": "*****f***iiiiiii*",
     "draw": "*i*iif***",
     "logp": "*i*iif*",
     "loss_sums": "**iif*",
@@ -44,10 +44,15 @@ _FUNCTIONS = {
     "pack": "*i*ii",
     "product": "*i***iiiii",
     "product_by_rows": "**i*iiii",
+    "gradient_by_weight": "*i*i**iiiii",
+    "pack_pairs": "*i*ii",
+    "product_of_pairs": "*i***iiiii",
 }
 """Arguments of each kernel: a pointer, an integer or a number, in their order."""
-_HALF = ("norm", "silu_times", "rotate_pairs", "decode_attention", "draw", "logp", "pack", "product")
+_HALF = ("norm", "silu_times", "rotate_pairs", "decode_attention", "draw", "logp", "pack", "product", "pack_pairs")
 """Kernels that are there for bfloat16 as well."""
+_HALF_ALONE = ("product_of_pairs",)
+"""Kernels that are there for nothing else."""
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +71,7 @@ def load() -> ctypes.CDLL | None:
         log.warning("the trainer's kernels could not be compiled, it is slower without them: %s", output)
         return None
     for name, signature in _FUNCTIONS.items():
-        for suffix in ("f32", "bf16") if name in _HALF else ("f32",):
+        for suffix in ("bf16",) if name in _HALF_ALONE else ("f32", "bf16") if name in _HALF else ("f32",):
             function = getattr(library, f"{name}_{suffix}")
             function.argtypes = [_SIGNATURE[letter] for letter in signature]
             function.restype = None

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from minillm_core.native.library import load
 
+Then = Literal["store", "add", "gate"]
+"""What a product p does to what is there, o: it becomes p, o + p, or silu(o) * p."""
 _THEN = {"store": 0, "add": 1, "gate": 2}
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _BLOCK = 256
@@ -209,7 +211,7 @@ def rows_attention_backward(
 
 
 def decode_attention(
-    qkv_BHd: Tensor,
+    qkv_NHd: Tensor,
     table_P: Tensor,
     q_norm_d: Tensor | None,
     k_norm_d: Tensor | None,
@@ -220,16 +222,18 @@ def decode_attention(
     *,
     column: int,
     window: int | None,
+    offsets_B1: Tensor | None = None,
 ) -> Tensor:
-    """One step of every row, (B, H * d) in the format of ``qkv``: norms and rotation as :func:`rotate_pairs`, the new
-    key and value written at ``column`` of the float32 cache, attention from the row's first column on;
-    float32 or bfloat16."""
-    rows, all_heads, width = qkv_BHd.shape
-    kv_heads, columns = keys_BRWd.shape[1:3]
+    """New tokens of every row, (N, H * d) in the format of ``qkv``: norms and rotation as :func:`rotate_pairs`, their
+    keys and values written to the float32 cache from ``column`` on, attention from the row's first column to the token;
+    float32 or bfloat16. ``offsets``: where the tokens of each row begin, and N; one token a row when left out."""
+    tokens, all_heads, width = qkv_NHd.shape
+    rows, kv_heads, columns = keys_BRWd.shape[:3]
     heads = all_heads - 2 * kv_heads
-    out_BD = torch.empty(rows, heads * width, dtype=qkv_BHd.dtype)
-    _kernel("decode_attention", qkv_BHd)(
-        qkv_BHd.data_ptr(),
+    out_ND = torch.empty(tokens, heads * width, dtype=qkv_NHd.dtype)
+    _kernel("decode_attention", qkv_NHd)(
+        qkv_NHd.data_ptr(),
+        _at(offsets_B1),
         table_P.data_ptr(),
         _at(q_norm_d),
         _at(k_norm_d),
@@ -244,9 +248,9 @@ def decode_attention(
         columns,
         column,
         window or 0,
-        out_BD.data_ptr(),
+        out_ND.data_ptr(),
     )
-    return out_BD
+    return out_ND
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -334,25 +338,10 @@ class Panels:
 
 def pack(weight_OI: Tensor, dtype: torch.dtype) -> Panels:
     """Panels of ``dtype``, float32 or bfloat16 (rounded), of a float32 weight, copied."""
-    if weight_OI.stride(1) != 1:
-        weight_OI = weight_OI.contiguous()
     outputs, inputs = weight_OI.shape
-    memory = torch.empty(_panel_count(outputs) * inputs, dtype=dtype)
-    _pack(weight_OI, memory)
-    return Panels(memory, inputs, outputs)
-
-
-def _panel_count(outputs: int) -> int:
-    """Outputs, rounded up to whole panels."""
-    library = load()
-    assert isinstance(library, ctypes.CDLL)
-    panel = int(library.panel_outputs())
-    return -(-outputs // panel) * panel
-
-
-def _pack(weight_OI: Tensor, memory: Tensor) -> None:
-    outputs, inputs = weight_OI.shape
-    _kernel("pack", memory)(weight_OI.data_ptr(), weight_OI.stride(0), memory.data_ptr(), inputs, outputs)
+    panels = Panels(torch.empty(_panel_count(outputs) * inputs, dtype=dtype), inputs, outputs)
+    _pack("pack", panels.memory, weight_OI, panels.memory)
+    return panels
 
 
 def panel_product(
@@ -361,16 +350,46 @@ def panel_product(
     bias_O: Tensor | None,
     out_NO: Tensor | None = None,
     *,
-    then: Literal["store", "add", "gate"] = "store",
+    then: Then = "store",
 ) -> Tensor:
     """``x @ weight.T + bias``, float32, whatever the format of the weight: p.
 
-    ``out`` becomes p, or ``out + p``, or ``silu(out) * p``; it is made where left out. The last axis of both is
-    contiguous.
+    ``out`` becomes what ``then`` says; it is made where left out. The last axis of both is contiguous.
     """
+    return _panel_product("product", weight.memory, x_NI, weight, bias_O, out_NO, then)
+
+
+@dataclass(frozen=True)
+class PairPanels(Panels):
+    """A weight (O, I) as :func:`pair_product` reads it: two inputs of an output side by side."""
+
+
+def pack_pairs(weight_OI: Tensor) -> PairPanels:
+    """Panels of a weight of an even number of inputs, copied; float32 is rounded to bfloat16."""
+    outputs, inputs = weight_OI.shape
+    panels = PairPanels(torch.empty(_panel_count(outputs) * inputs, dtype=torch.bfloat16), inputs, outputs)
+    _pack("pack_pairs", weight_OI, weight_OI, panels.memory)
+    return panels
+
+
+def pair_product(
+    x_NI: Tensor,
+    weight: PairPanels,
+    bias_O: Tensor | None,
+    out_NO: Tensor | None = None,
+    *,
+    then: Then = "store",
+) -> Tensor:
+    """The same as :func:`panel_product` in bfloat16, with sums in float32."""
+    return _panel_product("product_of_pairs", x_NI, x_NI, weight, bias_O, out_NO, then)
+
+
+def _panel_product(
+    kernel: str, like: Tensor, x_NI: Tensor, weight: Panels, bias_O: Tensor | None, out_NO: Tensor | None, then: Then
+) -> Tensor:
     if out_NO is None:
-        out_NO = torch.empty(x_NI.shape[0], weight.outputs)
-    _kernel("product", weight.memory)(
+        out_NO = torch.empty(x_NI.shape[0], weight.outputs, dtype=x_NI.dtype)
+    _kernel(kernel, like)(
         x_NI.data_ptr(),
         x_NI.stride(0),
         weight.memory.data_ptr(),
@@ -385,6 +404,21 @@ def panel_product(
     return out_NO
 
 
+def _panel_count(outputs: int) -> int:
+    """Outputs, rounded up to whole panels."""
+    library = load()
+    assert isinstance(library, ctypes.CDLL)
+    panel = int(library.panel_outputs())
+    return -(-outputs // panel) * panel
+
+
+def _pack(kernel: str, like: Tensor, weight_OI: Tensor, memory: Tensor) -> None:
+    if weight_OI.stride(1) != 1:
+        weight_OI = weight_OI.contiguous()
+    outputs, inputs = weight_OI.shape
+    _kernel(kernel, like)(weight_OI.data_ptr(), weight_OI.stride(0), memory.data_ptr(), inputs, outputs)
+
+
 def product_by_rows(x_NI: Tensor, weight_OI: Tensor, out_NO: Tensor) -> Tensor:
     """``x @ weight.T`` into ``out`` for few tokens and very many outputs, the weight as it is; float32.
 
@@ -392,7 +426,7 @@ def product_by_rows(x_NI: Tensor, weight_OI: Tensor, out_NO: Tensor) -> Tensor:
     """
     tokens, inputs = x_NI.shape
     panels = torch.empty(_panel_count(tokens) * inputs)
-    _pack(x_NI, panels)
+    _pack("pack", panels, x_NI, panels)
     _kernel("product_by_rows", x_NI)(
         panels.data_ptr(),
         weight_OI.data_ptr(),
@@ -404,3 +438,23 @@ def product_by_rows(x_NI: Tensor, weight_OI: Tensor, out_NO: Tensor) -> Tensor:
         weight_OI.shape[0],
     )
     return out_NO
+
+
+def gradient_by_weight(grad_NO: Tensor, x_NI: Tensor, out_OI: Tensor, *, add: bool = False) -> Tensor:
+    """``grad.T @ x`` into ``out``, or added to it; float32. The last axis of each is contiguous."""
+    (tokens, outputs), inputs = grad_NO.shape, x_NI.shape[1]
+    panels = torch.empty(tokens * _panel_count(inputs))
+    _kernel("gradient_by_weight", grad_NO)(
+        grad_NO.data_ptr(),
+        grad_NO.stride(0),
+        x_NI.data_ptr(),
+        x_NI.stride(0),
+        panels.data_ptr(),
+        out_OI.data_ptr(),
+        out_OI.stride(0),
+        tokens,
+        inputs,
+        outputs,
+        int(add),
+    )
+    return out_OI

@@ -24,6 +24,8 @@ from torch import Tensor
 from minillm_core.native import ops
 
 _FEW_TOKENS, _MANY_OUTPUTS = 512, 8192
+_ANY_TOKENS = 64
+_FINEST_STEP, _STEPS_BITS = 16, 5
 _CPU_BLOCK_BYTES = 8 * 2**20
 _ACCELERATOR_BLOCK_BYTES = 256 * 2**20
 
@@ -46,8 +48,13 @@ def onednn_pays() -> bool:
 
     The processor decides, not a measurement, so that a run computes the same when it is resumed.
     """
-    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return wide and onednn_available() and not _made_by_intel()
+    return kernels_pay() and onednn_available()
+
+
+@functools.cache
+def kernels_pay() -> bool:
+    """Whether this project's kernels beat both libraries at sums over tokens, and at logits: AVX-512 not of Intel's."""
+    return _has_avx512() and not _made_by_intel()
 
 
 @functools.cache
@@ -55,6 +62,17 @@ def bfloat16_pays() -> bool:
     """Whether this processor multiplies bfloat16 itself."""
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", _processor(), re.MULTILINE)
     return flags is not None and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[1].split())
+
+
+@functools.cache
+def pairs_pay() -> bool:
+    """Whether fixed weights in bfloat16 go to this project's kernel for pairs of them: oneDNN's is as fast with many
+    tokens and half as fast with eight. Intel's processors multiply bfloat16 in a unit of its own."""
+    return kernels_pay() and bfloat16_pays()
+
+
+def _has_avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _made_by_intel() -> bool:
@@ -69,23 +87,53 @@ def _processor() -> str:
         return ""
 
 
+def padded_tokens(tokens: int, dtype: torch.dtype, device: torch.device) -> int:
+    """How many tokens to compute so that few numbers of tokens occur; more than a handful of them, on a CPU.
+
+    Multiples of 16, and of a power of two that is a 32nd to a 64th of more than a thousand.
+
+    oneDNN makes code for each shape that it meets and holds about half a megabyte of it, some for ever: a step whose
+    rows have other lengths than the last one's would cost 14 MB more each time (docs/performance.md).
+    """
+    makes_code = dtype in (torch.bfloat16, torch.float16) or (dtype == torch.float32 and onednn_pays())
+    if device.type != "cpu" or not makes_code or tokens <= _ANY_TOKENS:
+        return tokens
+    step = max(_FINEST_STEP, 1 << (tokens.bit_length() - 1 - _STEPS_BITS))
+    return -(-tokens // step) * step
+
+
 def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``, (N, O), by the faster library; operands strided in any way, without gradient."""
+    if bias_O is None and _goes_by_rows(x_NI, weight_OI):
+        return ops.product_by_rows(x_NI, weight_OI, torch.empty(x_NI.shape[0], weight_OI.shape[0]))
     fits = x_NI.device.type == "cpu" and x_NI.dtype == torch.float32 and x_NI.numel() and weight_OI.numel()
     if fits and onednn_pays():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
         return product
-    if bias_O is None and _goes_by_rows(x_NI, weight_OI):
-        return ops.product_by_rows(x_NI, weight_OI, torch.empty(x_NI.shape[0], weight_OI.shape[0]))
     return torch.nn.functional.linear(x_NI, weight_OI, bias_O)
 
 
+def gradient_by_weight(grad_NO: Tensor, x_NI: Tensor) -> Tensor:
+    """``grad.T @ x``, (O, I): the gradient of ``x @ weight.T`` by the weight, by the faster way; without gradient."""
+    out_OI = torch.empty(grad_NO.shape[1], x_NI.shape[1], dtype=x_NI.dtype, device=x_NI.device)
+    if _sums_over_tokens(grad_NO.t(), x_NI, out_OI):
+        return ops.gradient_by_weight(grad_NO, x_NI, out_OI)
+    return linear(grad_NO.t(), x_NI.t())
+
+
+def _sums_over_tokens(a_MK: Tensor, b_KN: Tensor, out_MN: Tensor) -> bool:
+    """Whether the kernel for products whose first operand is a transposed view is the fastest."""
+    laid_out = a_MK.stride(0) == b_KN.stride(1) == out_MN.stride(1) == 1 and bool(a_MK.numel() and b_KN.numel())
+    return laid_out and kernels_pay() and ops.fits(a_MK, b_KN, out_MN)
+
+
 def _goes_by_rows(x_NI: Tensor, weight_OI: Tensor) -> bool:
-    """Whether the kernel for few tokens and very many outputs (logits) beats MKL."""
-    few = 0 < x_NI.shape[0] <= _FEW_TOKENS and weight_OI.shape[0] >= _MANY_OUTPUTS
+    """Whether the kernel for few tokens and very many outputs (logits) is the fastest."""
+    few_tokens = _FEW_TOKENS // 2 if onednn_pays() else _FEW_TOKENS
+    few = 0 < x_NI.shape[0] <= few_tokens and weight_OI.shape[0] >= _MANY_OUTPUTS
     laid_out = few and x_NI.stride(1) == weight_OI.stride(1) == 1
     recorded = torch.is_grad_enabled() and (x_NI.requires_grad or weight_OI.requires_grad)
-    return laid_out and not recorded and not onednn_pays() and ops.fits(x_NI, weight_OI)
+    return laid_out and not recorded and (kernels_pay() or not _has_avx512()) and ops.fits(x_NI, weight_OI)
 
 
 def _blocks(out_MN: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -104,12 +152,16 @@ def multiply_into(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor, *, add: bool = Fal
 
     ``a`` and ``b`` have one type and may be transposed or cut views.
     """
+    if _sums_over_tokens(a_MK, b_KN, out_MN):
+        ops.gradient_by_weight(a_MK.t(), b_KN, out_MN, add=add)
+        return
+    if not add and out_MN.dtype == a_MK.dtype and out_MN.stride(1) == 1 and _goes_by_rows(a_MK, b_KN.t()):
+        ops.product_by_rows(a_MK, b_KN.t(), out_MN)
+        return
     plain = a_MK.device.type != "cpu" or a_MK.dtype == torch.float64 or not onednn_pays()
     if plain and out_MN.dtype == a_MK.dtype:
         if add:
             out_MN.addmm_(a_MK, b_KN)
-        elif _goes_by_rows(a_MK, b_KN.t()) and out_MN.stride(1) == 1:
-            ops.product_by_rows(a_MK, b_KN.t(), out_MN)
         else:
             torch.mm(a_MK, b_KN, out=out_MN)
         return

@@ -176,8 +176,8 @@ class TorchAttention:
 
 
 class KernelAttention(TorchAttention):
-    """The same on a CPU, in float32 whatever the weights are: a step is one call for each layer, and rows that begin
-    are not padded. The kernels tell what a row may see from its padding alone."""
+    """The same on a CPU, in float32 whatever the weights are: one call for each layer, and no row is
+    padded. The kernels tell what a row may see from its padding alone."""
 
     def __init__(self, shape: HeadShape, norms: Sequence[HeadNorms]) -> None:
         super().__init__(shape, norms, torch.float32)
@@ -191,24 +191,11 @@ class KernelAttention(TorchAttention):
         return qkv_NHd[:, :heads], qkv_NHd[:, heads : heads + shared], qkv_NHd[:, heads + shared :]
 
     def step(self, batch: Columns, cache: KeyValues, table_P: torch.Tensor, width: int) -> Attend:
-        def attend(layer: int, qkv_BHd: torch.Tensor) -> torch.Tensor:
-            return ops.decode_attention(
-                qkv_BHd,
-                table_P,
-                *self.norms[layer],
-                self.shape.eps,
-                batch.padding_B1,
-                cache.keys[layer],
-                cache.values[layer],
-                column=batch.count,
-                window=self.shape.windows[layer],
-            )
-
-        return attend
+        return self._cached(batch, cache, table_P, slice(0, batch.rows), None)
 
     def chunk(self, batch: Columns, cache: KeyValues, table_P: torch.Tensor, piece: Piece) -> Attend:
-        if batch.count > 0:
-            return super().chunk(batch, cache, table_P, piece)
+        if batch.count > 0:  # no padding among the new columns
+            return self._cached(batch, cache, table_P, slice(piece.begin, piece.end), _offsets(piece))
         columns = piece.columns
         positions_N = batch.chunk_positions(piece.begin, piece.end, columns).flatten()[piece.index_N]
         offsets = _offsets(piece)
@@ -226,6 +213,27 @@ class KernelAttention(TorchAttention):
 
         def attend(layer: int, qkv_NHd: torch.Tensor) -> torch.Tensor:
             return self._rows(layer, self.parts(layer, qkv_NHd, table_P, positions_N), offsets)
+
+        return attend
+
+    def _cached(
+        self, batch: Columns, cache: KeyValues, table_P: torch.Tensor, rows: slice, offsets: torch.Tensor | None
+    ) -> Attend:
+        """New tokens that see the cache, one of each row or those between ``offsets``."""
+
+        def attend(layer: int, qkv_NHd: torch.Tensor) -> torch.Tensor:
+            return ops.decode_attention(
+                qkv_NHd,
+                table_P,
+                *self.norms[layer],
+                self.shape.eps,
+                batch.padding_B1[rows],
+                cache.keys[layer][rows],
+                cache.values[layer][rows],
+                column=batch.count,
+                window=self.shape.windows[layer],
+                offsets_B1=offsets,
+            )
 
         return attend
 

@@ -31,8 +31,15 @@ class Decoder(Protocol):
     hidden_size: int
     positions: int
     """Positions computed since the decoder was made, padding included where it was computed too."""
-    head: OutputHead
-    """Dense head in ``dtype``; ``head.cut(vocab).logits`` of the final hidden states are the model's logits."""
+    vocab: int
+    """Tokens that the head knows, padding included."""
+
+    @property
+    def head(self) -> OutputHead:
+        """Dense head in ``dtype``; ``head.cut(vocab).logits`` of the final hidden states are the model's logits.
+
+        Made anew where the model has another format.
+        """
 
     def start(self, rows: int, columns: int) -> None:
         """Begin a batch of rows, each of at most ``columns`` columns; a cache that is large enough is reused."""
@@ -72,7 +79,7 @@ def make_decoder(
     ``dtype`` is the number format to decode in (the model's own when left out); where it is bfloat16 and the CPU
     cannot multiply that, the weights are rounded to it and the rest is float32. ``context`` overrides
     the model's number of positions. LLaMA-shaped families get merged and packed copies of the weights;
-    only the embedding and head tables are shared with ``model`` where the format is the same, and ``model``
+    only the embedding table is shared with ``model``, and with it the head where it is not packed, and ``model``
     itself may be dropped. ``scores`` is for a frozen model that will see whole rows more than single tokens,
     a teacher: what need not be merged or packed is then shared as well. Any other family runs through
     transformers, sharing all parameters where the format is the same. A decoder is good until the next

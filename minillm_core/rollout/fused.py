@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from minillm_core.models.families import OutputHead, base_model, context_length, unwrapped
 from minillm_core.native import ops
+from minillm_core.objectives.products import padded_tokens
 from minillm_core.rollout.attention import Attend, HeadNorms, HeadShape, KernelAttention, Piece, TorchAttention
 from minillm_core.rollout.cache import KeyValues
 from minillm_core.rollout.columns import Columns, padded_width
@@ -99,7 +100,7 @@ class FusedDecoder:
         self._scores = scores
         self._load(model)
         self.device = self._embedding_VD.device
-        self._kernels = ops.fits(self._embedding_VD, half=True)
+        self._kernels = ops.fits(self._norm_out_D, half=True)
         norms = [layer.head_norms for layer in self._layers]
         if self._kernels:
             self._attention: TorchAttention = KernelAttention(self._shape, norms)
@@ -117,50 +118,58 @@ class FusedDecoder:
     def _load(self, model: PreTrainedModel) -> None:
         weights = effective_weights(model)
         embedding, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
-        # Whole tables of the right format are shared, not copied; partitioned ones are gone after the call.
-        copy_tables = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-        self._embedding_VD = embedding.to(self.dtype, copy=copy_tables)
-        tied = head.data_ptr() == embedding.data_ptr()
-        head_VD = self._embedding_VD if tied else head.to(self.dtype, copy=copy_tables)
-        self.head = OutputHead(head_VD, None, None, None)
-        self._head = project(head_VD, half=self._half, many_tokens=self._scores)
+        # Tables are shared with the model, whatever its format, unless they are partitioned and gone after the call. A
+        # teacher's are wanted in its own format again and again.
+        partitioned = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+        if partitioned or self._scores:
+            tied = head.data_ptr() == embedding.data_ptr()
+            embedding = embedding.to(self.dtype, copy=partitioned)
+            head = embedding if tied else head.to(self.dtype, copy=partitioned)
+        self._embedding_VD, self._head_VD = embedding, head
+        self.vocab = int(head.shape[0])
+        # The loss reads a teacher's head as it is: a packed copy would be a second one.
+        shared = self._scores and head.dtype == torch.float32
+        self._head = Projection(head, None) if shared else project(head, dtype=self.dtype, half=self._half)
         self._norm_out_D = weights["model.norm.weight"].to(self.dtype, copy=True)
         pairs = torch.arange(self._shape.width).view(2, -1).t().reshape(-1)
         self._layers = [self._layer(weights, index, pairs) for index in range(len(self._shape.windows))]
 
     def _layer(self, weights: dict[str, torch.Tensor], index: int, pairs: torch.Tensor) -> _Layer:
-        """Copies of a layer's weights, merged and reordered, in the decoding format."""
+        """A layer's weights, merged and reordered, in the decoding format; copies where they are packed or merged."""
         prefix = f"model.layers.{index}."
 
-        def take(name: str) -> torch.Tensor | None:
-            tensor = weights.get(prefix + name)
-            return None if tensor is None else tensor.to(self.dtype)
-
         def paired(name: str) -> torch.Tensor | None:
-            tensor = take(name)
+            tensor = weights.get(prefix + name)
             if tensor is None:
                 return None
             return tensor.unflatten(0, (-1, self._shape.width))[:, pairs.to(tensor.device)].flatten(0, 1)
 
         def merged(kind: str) -> torch.Tensor | None:
             parts = [paired(f"self_attn.q_proj.{kind}"), paired(f"self_attn.k_proj.{kind}")]
-            parts.append(take(f"self_attn.v_proj.{kind}"))
+            parts.append(weights.get(f"{prefix}self_attn.v_proj.{kind}"))
             return None if parts[0] is None else torch.cat([part for part in parts if part is not None])
 
-        def own(name: str) -> Projection:
-            weight = take(f"{name}.weight")
-            assert weight is not None
-            return project(weight, take(f"{name}.bias"), half=self._half, many_tokens=self._scores)
+        def form(weight: torch.Tensor, bias: torch.Tensor | None) -> Projection:
+            return project(weight, bias, dtype=self.dtype, half=self._half, many_tokens=self._scores)
 
-        norm_in, norm_mid = take("input_layernorm.weight"), take("post_attention_layernorm.weight")
+        def own(name: str) -> Projection:
+            return form(weights[f"{prefix}{name}.weight"], weights.get(f"{prefix}{name}.bias"))
+
+        def norm(name: str) -> torch.Tensor:
+            return weights[f"{prefix}{name}.weight"].to(self.dtype, copy=True)
+
+        def head_norm(name: str) -> torch.Tensor | None:
+            tensor = paired(f"self_attn.{name}.weight")
+            return None if tensor is None else tensor.to(self.dtype)
+
         qkv = merged("weight")
-        assert norm_in is not None and norm_mid is not None and qkv is not None
+        assert qkv is not None
         return _Layer(
-            norm_in_D=norm_in.clone(),
-            qkv=project(qkv, merged("bias"), half=self._half, many_tokens=self._scores),
-            head_norms=(paired("self_attn.q_norm.weight"), paired("self_attn.k_norm.weight")),
+            norm_in_D=norm("input_layernorm"),
+            qkv=form(qkv, merged("bias")),
+            head_norms=(head_norm("q_norm"), head_norm("k_norm")),
             out=own("self_attn.o_proj"),
-            norm_mid_D=norm_mid.clone(),
+            norm_mid_D=norm("post_attention_layernorm"),
             gate=own("mlp.gate_proj"),
             up=own("mlp.up_proj"),
             down=own("mlp.down_proj"),
@@ -179,19 +188,26 @@ class FusedDecoder:
 
     def _run(self, tokens_N: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Final hidden states (N, D), norm applied."""
-        self.positions += tokens_N.shape[0]
-        x_ND = self._embedding_VD[tokens_N]
+        tokens = tokens_N.shape[0]
+        extra = padded_tokens(tokens, self.dtype, self.device) - tokens if self._layers[0].qkv.makes_code else 0
+        self.positions += tokens
+        x_ND = self._embedding_VD[nn.functional.pad(tokens_N, (0, extra))].to(self.dtype)
         for index, layer in enumerate(self._layers):
             qkv_NHd = layer.qkv(self._norm(x_ND, layer.norm_in_D)).unflatten(1, (-1, self._shape.width))
-            x_ND = layer.out.plus(attend(index, qkv_NHd).to(self.dtype), x_ND)
+            mixed_ND = attend(index, qkv_NHd[:tokens]).to(self.dtype)
+            x_ND = layer.out.plus(nn.functional.pad(mixed_ND, (0, 0, 0, extra)) if extra else mixed_ND, x_ND)
             normed_ND = self._norm(x_ND, layer.norm_mid_D)
             x_ND = layer.down.plus(layer.gate.gated(normed_ND, layer.up), x_ND)
-        return self._norm(x_ND, self._norm_out_D)
+        return self._norm(x_ND[:tokens], self._norm_out_D)
 
     def _norm(self, x_ND: torch.Tensor, weight_D: torch.Tensor) -> torch.Tensor:
         if self._kernels:
             return ops.norm(x_ND, weight_D, self._shape.eps)[0]
         return nn.functional.rms_norm(x_ND, (self.hidden_size,), weight_D, self._shape.eps)
+
+    @property
+    def head(self) -> OutputHead:
+        return OutputHead(self._head_VD.to(self.dtype), None, None, None)
 
     def logits(self, hidden_ND: torch.Tensor, vocab: int) -> torch.Tensor:
         return self._head(hidden_ND)[..., :vocab]

@@ -122,7 +122,7 @@ class TransformersDecoder:
         head = output_head(self._model)
         bias = None if head.bias_V is None else head.bias_V.detach()
         self.head = head._replace(weight_VD=head.weight_VD.detach(), bias_V=bias)
-        self.hidden_size = head.weight_VD.shape[1]
+        self.vocab, self.hidden_size = head.weight_VD.shape
 
     def _masks(self, batch: Columns, begin: int, end: int, columns: int) -> Any:
         masks = {kind: batch.chunk_bias(begin, end, columns, window) for kind, window in self._windows.items()}

@@ -2,9 +2,10 @@
 
 On a CPU torch sends float32 products to MKL and reorders bfloat16 weights at every call. Here weights are
 reordered once, and what follows a product (activation, product, residual) is done while the result is still in
-cache: in panels for this project's kernels, which read float32 or bfloat16 weights and compute in float32, or for
-oneDNN where the processor multiplies bfloat16 itself. A model that mostly scores whole rows keeps plain
-weights where MKL is the faster one for many tokens. docs/performance.md has the figures.
+cache: in panels for this project's kernels, which read float32 or bfloat16 weights and compute in float32, or multiply
+pairs of bfloat16 where the processor can; for oneDNN on Intel's that multiply bfloat16, and without kernels. A model
+that mostly scores whole rows keeps plain weights where MKL is the faster one for many tokens. docs/performance.md has
+the figures.
 
 Axes: N tokens, I inputs, O outputs.
 """
@@ -22,6 +23,9 @@ from minillm_core.objectives import products
 
 class Projection:
     """``x @ weight.T + bias`` with the weights as they are given; they are not copied."""
+
+    makes_code = True
+    """Whether a library makes code for each number of tokens and keeps it."""
 
     def __init__(self, weight_OI: Any, bias_O: torch.Tensor | None) -> None:
         self._weight = weight_OI
@@ -66,6 +70,8 @@ class OnednnProjection(Projection):
 class PanelProjection(Projection):
     """A copy of float32 weights, packed for this project's kernels; rounded to bfloat16 where ``half``."""
 
+    makes_code = False
+
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, *, half: bool) -> None:
         panels = ops.pack(weight_OI, torch.bfloat16 if half else torch.float32)
         super().__init__(panels, None if bias_O is None else bias_O.clone())
@@ -80,29 +86,56 @@ class PanelProjection(Projection):
         return ops.panel_product(x_NI, up._weight, up._bias, self(x_NI), then="gate")
 
 
+class PairProjection(Projection):
+    """A copy of the weights in bfloat16, packed for this project's kernels."""
+
+    makes_code = False
+
+    def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> None:
+        super().__init__(ops.pack_pairs(weight_OI), None if bias_O is None else bias_O.to(torch.bfloat16, copy=True))
+
+    def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:
+        return ops.pair_product(x_NI, self._weight, self._bias)
+
+    def plus(self, x_NI: torch.Tensor, other_NO: torch.Tensor) -> torch.Tensor:
+        return ops.pair_product(x_NI, self._weight, self._bias, other_NO, then="add")
+
+    def gated(self, x_NI: torch.Tensor, up: Any) -> torch.Tensor:
+        return ops.pair_product(x_NI, up._weight, up._bias, self(x_NI), then="gate")
+
+
 def project(
     weight_OI: torch.Tensor,
     bias_O: torch.Tensor | None = None,
     *,
+    dtype: torch.dtype | None = None,
     half: bool = False,
     many_tokens: bool = False,
 ) -> Projection:
-    """The fastest form of these weights, a copy of them unless ``many_tokens``.
+    """The fastest form of these weights in ``dtype`` (their own when left out), a copy of them unless ``many_tokens``.
 
     ``many_tokens``: what passes are whole rows rather than single tokens of them, and the weights given are
     used themselves where nothing is gained by packing. ``half``: float32 weights may be rounded to bfloat16, which only
-    the kernels do (:func:`widens`); what comes and goes is float32 in any case.
+    the kernels do (:func:`widens`); what comes and goes is in ``dtype`` in any case.
     """
-    plain_pays = not products.onednn_pays() and weight_OI.dtype == torch.float32
-    if many_tokens and plain_pays:
+    dtype = dtype or weight_OI.dtype
+    if _pairs(weight_OI, dtype):
+        return PairProjection(weight_OI, bias_O)
+    weight_OI, bias_O = weight_OI.to(dtype), None if bias_O is None else bias_O.to(dtype)
+    if dtype == torch.float32 and many_tokens and not products.onednn_pays():
         return Projection(weight_OI, bias_O)
-    if not many_tokens and plain_pays and ops.fits(weight_OI):
+    if ops.fits(weight_OI):
         return PanelProjection(weight_OI, bias_O, half=half)
     if _packable(weight_OI):
         return OnednnProjection(weight_OI, bias_O)
     if many_tokens:
         return Projection(weight_OI, bias_O)
     return Projection(weight_OI.clone(), None if bias_O is None else bias_O.clone())
+
+
+def _pairs(weight_OI: torch.Tensor, dtype: torch.dtype) -> bool:
+    wanted = dtype == torch.bfloat16 and weight_OI.shape[1] % 2 == 0 and products.pairs_pay()
+    return wanted and ops.fits(weight_OI, half=True)
 
 
 def widens(dtype: torch.dtype, device: torch.device) -> bool:

@@ -20,6 +20,7 @@ V vocabulary, N tokens joined.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,7 @@ class Rollouts:
     """(T_i,) float32: log q of the sampled tokens under the distribution sampled from (temperature applied,
     shared vocabulary)."""
     teacher_logp: list[torch.Tensor] | None
-    """(T_i,) float32: log p likewise; None without a teacher."""
+    """(T_i,) float32: log p likewise, nan where it was not asked for; None without a teacher."""
     teacher_hidden: list[torch.Tensor] | None
     """(T_i, D) final hidden states that predict each response token, in the teacher's number format."""
     counters: RolloutCounters
@@ -111,6 +112,7 @@ class _Settings:
     greedy: bool
     keep_hidden: bool
     sync_every: int
+    teacher_logp_every: int
 
 
 @torch.no_grad()
@@ -129,6 +131,7 @@ def sample(
     keep_teacher_hidden: bool,
     greedy: bool = False,
     sync_every: int | None = None,
+    teacher_logp_every: int = 1,
 ) -> Rollouts:
     """Sample one response of at most ``max_new_tokens`` tokens for each prompt.
 
@@ -137,7 +140,8 @@ def sample(
     batch. Without a teacher the responses come from ``student`` alone, which may be any model. With
     ``alpha`` 0 the teacher only scores. ``greedy`` takes the most probable token instead of a draw.
     ``sync_every``: steps between two looks at which rows have ended (each look makes the host wait
-    for the device); every step on a CPU, else ``SYNC_EVERY``, when left out.
+    for the device); every step on a CPU, else ``SYNC_EVERY``, when left out. ``teacher_logp_every``: log p is taken at
+    each so many-th position, from the first on, and where the teacher draws; each costs the teacher's head.
 
     Raises ValueError where an argument is out of range, a prompt is empty, or prompt and response
     together may be longer than a model's context.
@@ -171,6 +175,7 @@ def sample(
         greedy=greedy,
         keep_hidden=keep_teacher_hidden,
         sync_every=sync_every or (1 if device.type == "cpu" else SYNC_EVERY),
+        teacher_logp_every=teacher_logp_every,
     )
     for members in _batches(prompts, batch_rows):
         uniform_TB = uniform_RT[torch.tensor(members, device=device)].t().contiguous()
@@ -203,8 +208,8 @@ def _check(
     for decoder in (student, teacher):
         if decoder is None:
             continue
-        if vocab > decoder.head.weight_VD.shape[0]:
-            raise ValueError(f"vocab {vocab} is larger than a model's head, {decoder.head.weight_VD.shape[0]}")
+        if vocab > decoder.vocab:
+            raise ValueError(f"vocab {vocab} is larger than a model's head, {decoder.vocab}")
         # The last token is not fed: one position less.
         longest = max(map(len, prompts), default=0) + max_new_tokens - 1
         if longest > decoder.context:
@@ -240,7 +245,7 @@ class _Batch:
         rows, limit, device = len(prompts), settings.max_new_tokens, student.device
         self._tokens_TB = torch.zeros(limit, rows, dtype=torch.long, device=device)
         self._student_logp_TB = torch.zeros(limit, rows, device=device)
-        self._teacher_logp_TB = torch.zeros(limit, rows, device=device)
+        self._teacher_logp_TB = torch.full((limit, rows), math.nan, device=device)
         self._lengths_B = torch.full((rows,), limit, dtype=torch.long, device=device)
         self._rows = list(range(rows))
         self._rows_B = torch.arange(rows, device=device)
@@ -367,10 +372,11 @@ class _Batch:
         return hidden
 
     def _finish_teacher_logp(self, lengths: list[int], hidden: list[torch.Tensor]) -> torch.Tensor:
-        """Log p (B, T) at every position: heads were read when they were drawn, the others are read here."""
+        """Log p (B, T): heads were read when they were drawn, of the others those that are asked for are read here."""
         assert self._teacher is not None
         settings = self._settings
-        tails = torch.tensor([not coin for coin in self._coins])
+        every = settings.teacher_logp_every
+        tails = torch.tensor([not coin and position % every == 0 for position, coin in enumerate(self._coins)])
         joined_ND = torch.cat([part[tails[: part.shape[0]].to(part.device)] for part in hidden])
         index_N = packed_index([0] * len(lengths), lengths, settings.max_new_tokens, torch.device("cpu"))
         index_N = index_N[tails[index_N % settings.max_new_tokens]].to(joined_ND.device)

@@ -224,6 +224,8 @@ def train_phase(
                             seed=seed,
                             ranks=ranks,
                         )
+                    # The decoder's memory and the last round's: training needs other shapes.
+                    give_back_freed_memory()
                     latest.update(measured)
                     timed = {f"{part}_seconds": seconds for part, seconds in work.seconds.items()}
                     run.events.metrics(phase, state.step, {**measured, **timed})

@@ -63,6 +63,11 @@ class Method:
         return self.divergence is not None or self.policy is not None or (self.lm_coef > 0 and self.lm_kd_ratio > 0)
 
     @property
+    def uses_teacher_logp(self) -> bool:
+        """Whether rewards or importance weights are made of the teacher's log-probability of each sampled token."""
+        return self.teacher_mix_alpha > 0 or (self.policy is not None and self.policy.long_part)
+
+    @property
     def samples_student(self) -> bool:
         return self.responses == "rollout" and self.on_policy > 0
 

@@ -21,6 +21,8 @@ from minillm_core.train.methods import Method
 from minillm_core.train.rounds import Round, TrainRow, derived_seed, mask_of, owned_rows, pad_tokens
 
 _LARGEST_LOG_RATIO = 80.0
+_MEASURED_EVERY = 4
+"""Positions between two whose log p is taken where only measurements need it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ def draw(
     seed: int,
     keep_teacher_hidden: bool = False,
     greedy: bool = False,
+    teacher_logp_every: int = 1,
 ) -> Rollouts:
     """Sample one response a prompt. ``rows`` are the prompts' numbers in the whole round: the noise of a
     row hangs on its number and ``seed`` alone, so that the ranks' shares together are what one rank draws."""
@@ -61,6 +64,7 @@ def draw(
         noise=Noise.of_rows(seed, rows, sampling.max_new_tokens),
         keep_teacher_hidden=keep_teacher_hidden,
         greedy=greedy,
+        teacher_logp_every=teacher_logp_every,
     )
 
 
@@ -95,6 +99,7 @@ def collect_round(
         temperature=method.temperature,
         seed=derived_seed(seed, "rollout", number),
         keep_teacher_hidden=True,
+        teacher_logp_every=_logp_every(method),
     )
     assert rollouts.teacher_logp is not None and rollouts.teacher_hidden is not None
     rows: dict[int, TrainRow] = {}
@@ -121,6 +126,10 @@ def collect_round(
     return round_, health, measured, rollouts.counters
 
 
+def _logp_every(method: Method) -> int:
+    return 1 if method.uses_teacher_logp else _MEASURED_EVERY
+
+
 def _assess(
     rows: list[TrainRow], truncated: list[bool], method: Method, ranks: Ranks
 ) -> tuple[RoundHealth, dict[str, float]]:
@@ -131,17 +140,22 @@ def _assess(
     student_BT = pad_tokens([row.student_logp_T for row in rows], width)  # type: ignore[misc]
     teacher_BT = pad_tokens([row.teacher_logp_T for row in rows], width)  # type: ignore[misc]
     weights_BT = importance_weights(student_BT, teacher_BT, alpha=method.teacher_mix_alpha)
-    if method.policy is not None:
-        policy = method.policy
+    policy = method.policy
+    if policy is not None and method.uses_teacher_logp:
         rewards_BT = token_rewards(teacher_BT, student_BT, mask_BT, scale=policy.reward_scale, clip=policy.reward_clip)
         returns_BT = rewards_to_go(
             rewards_BT, mask_BT, gamma=policy.gamma, start=policy.reward_start, length_norm=policy.length_norm
         )
+        returns_BT -= policy.reward_baseline
+    else:
+        returns_BT = torch.zeros_like(weights_BT)
+    if policy is not None:
         for index, row in enumerate(rows):
-            row.returns_T = returns_BT[index, : lengths[index]] - policy.reward_baseline
+            row.returns_T = returns_BT[index, : lengths[index]].clone()
             row.weights_T = weights_BT[index, : lengths[index]].clone()
-    difference = (teacher_BT - student_BT)[mask_BT].double()
     weight = weights_BT[mask_BT].double()
+    measured_BT = mask_BT & (torch.arange(width) % _logp_every(method) == 0)
+    difference = (teacher_BT - student_BT)[measured_BT].double()
     repeated, grams = repetition([row.response_ids for row in rows])
     totals = ranks.sum(
         [
@@ -154,18 +168,19 @@ def _assess(
             float(repeated),
             float(grams),
             float(sum(truncated)),
+            float(len(difference)),
         ]
     )
-    count, tokens, reward, k3, w1, w2, repeated_all, grams_all, cut = totals
-    tokens = max(tokens, 1.0)
+    count, tokens, reward, k3, w1, w2, repeated_all, grams_all, cut, logp_tokens = totals
+    tokens, logp_tokens = max(tokens, 1.0), max(logp_tokens, 1.0)
     health = RoundHealth(
         mean_length=tokens / max(count, 1.0),
         repetition=repeated_all / max(grams_all, 1.0),
         effective_sample_size=w1 * w1 / (tokens * w2) if w2 > 0 else 1.0,
-        reverse_kl=k3 / tokens,
+        reverse_kl=k3 / logp_tokens,
     )
     measured = {
-        "rollout_reward": reward / tokens,
+        "rollout_reward": reward / logp_tokens,
         "rollout_reverse_kl": health.reverse_kl,
         "response_tokens": health.mean_length,
         "repetition": health.repetition,

@@ -27,6 +27,7 @@ class TrainRow:
     student_logp_T: torch.Tensor | None = None
     """log q of each response token under the model that sampled it, float32."""
     teacher_logp_T: torch.Tensor | None = None
+    """log p likewise, nan at positions where the method does not need it."""
     teacher_hidden_TD: torch.Tensor | None = None
     """The teacher's final hidden states that predict the response tokens."""
     returns_T: torch.Tensor | None = None

@@ -8,6 +8,7 @@ Axes: M tokens of the micro-batch, all rows joined, N of them that count, D hidd
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import deepspeed
@@ -17,6 +18,7 @@ from torch import nn
 from minillm_core.models.families import OutputHead, output_head, unwrapped
 from minillm_core.models.fast_layers import add_embedding_gradients_in_place, use_fast_layers
 from minillm_core.models.packed import PackedRows, joined_hidden_states
+from minillm_core.models.saved_norms import NormsComputedAgain
 from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden, policy_loss_from_hidden
 from minillm_core.train.methods import Method, PolicyTerms
 from minillm_core.train.stopwatch import Stopwatch
@@ -63,9 +65,8 @@ class StudentModule(nn.Module):
         self._adds_gradient = False
         # A tuple keeps the teacher's weight out of this module's parameters.
         self._teacher_head = (teacher_head,)
-        if zero_stage < 3:
-            use_fast_layers(model)
-        else:
+        self._fast_layers = zero_stage < 3 and use_fast_layers(model) > 0
+        if zero_stage >= 3:
             # The head's weight is used outside of its own module's forward, where ZeRO-3 would not gather it.
             head = unwrapped(model).get_output_embeddings()
             for parameter in head.parameters():
@@ -84,7 +85,9 @@ class StudentModule(nn.Module):
 
     def hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Hidden states (N, D) that predict the counted tokens."""
-        hidden_MD = joined_hidden_states(self.model, batch.input_ids_M, batch.rows)
+        again = self._fast_layers and batch.input_ids_M.device.type == "cpu"
+        with NormsComputedAgain() if again else nullcontext():
+            hidden_MD = joined_hidden_states(self.model, batch.input_ids_M, batch.rows)
         return hidden_MD.index_select(0, batch.select_N)
 
     def forward(self, batch: MicroBatch, method: Method) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,8 +25,9 @@ pytestmark = [
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["onednn", "mkl"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether products go to oneDNN, whatever this processor would choose."""
-    monkeypatch.setattr(products, "onednn_pays", lambda: request.param)
+    """Whether products go to oneDNN and kernels, or all to MKL, whatever this processor would choose."""
+    for decision in ("onednn_pays", "kernels_pay"):
+        monkeypatch.setattr(products, decision, lambda: request.param)
     return bool(request.param)
 
 
@@ -74,6 +75,7 @@ def test_every_family(tmp_path: Path, family: str, library: bool) -> None:
 
 
 def test_adapters_stay_in_the_way(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     plain = add_lora(load(tmp_path / "m", "llama"), LoraSpec(rank=2))
     generator = torch.Generator().manual_seed(0)
     for name, parameter in plain.named_parameters():

@@ -1,4 +1,4 @@
-"""Linear layers through oneDNN: same results, same gradients, nothing else changed."""
+"""Linear layers through oneDNN and kernels: same results, same gradients, nothing else changed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from minillm_core.models.linear import OneDnnLinear, use_onednn
+from minillm_core.models.linear import FastLinear, use_fast_products
 from minillm_core.objectives import products
 
 pytestmark = pytest.mark.skipif(not products.onednn_available(), reason="this torch has no oneDNN")
 
 
-@pytest.fixture(autouse=True)
-def as_if_it_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=[True, False], ids=["onednn", "mkl"])
+def as_if_it_paid(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this processor would choose."""
-    monkeypatch.setattr(products, "onednn_pays", lambda: True)
+    monkeypatch.setattr(products, "onednn_pays", lambda: request.param)
+    monkeypatch.setattr(products, "kernels_pay", lambda: True)
 
 
 def network(bias: bool) -> nn.Sequential:
@@ -30,7 +31,7 @@ def network(bias: bool) -> nn.Sequential:
 def test_values_and_gradients(bias: bool, shape: tuple[int, ...]) -> None:
     plain = network(bias)
     ours = copy.deepcopy(plain)
-    assert use_onednn(ours) == 2 and use_onednn(ours) == 0
+    assert use_fast_products(ours) == 2 and use_fast_products(ours) == 0
     inputs = [torch.randn(shape).requires_grad_() for _ in range(1)] * 2
     results = []
     for model, x in zip((plain, ours), inputs, strict=True):
@@ -46,7 +47,7 @@ def test_values_and_gradients(bias: bool, shape: tuple[int, ...]) -> None:
 
 def test_frozen_weights_and_frozen_inputs_get_no_gradient() -> None:
     model = network(True)
-    use_onednn(model)
+    use_fast_products(model)
     model[0].requires_grad_(False)
     model(torch.randn(3, 12)).sum().backward()
     assert model[0].weight.grad is None and model[2].weight.grad is not None
@@ -58,14 +59,14 @@ def test_frozen_weights_and_frozen_inputs_get_no_gradient() -> None:
 def test_other_formats_are_left_to_torch(dtype: torch.dtype) -> None:
     plain = network(True).to(dtype)
     ours = copy.deepcopy(plain)
-    use_onednn(ours)
+    use_fast_products(ours)
     x = torch.randn(4, 12, dtype=dtype)
     assert torch.equal(ours(x), plain(x))
 
 
 def test_no_tokens() -> None:
     model = network(True)
-    use_onednn(model)
+    use_fast_products(model)
     out = model(torch.zeros(0, 12))
     assert out.shape == (0, 7)
     out.sum().backward()
@@ -77,12 +78,12 @@ def test_state_and_subclasses_stay() -> None:
 
     model = nn.Sequential(nn.Linear(3, 3), Special(3, 3))
     before = list(model.state_dict())
-    assert use_onednn(model) == 1
+    assert use_fast_products(model) == 1
     assert list(model.state_dict()) == before
-    assert type(model[0]) is OneDnnLinear and type(model[1]) is Special
+    assert type(model[0]) is FastLinear and type(model[1]) is Special
 
 
 def test_nothing_changes_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "onednn_pays", lambda: False)
+    monkeypatch.setattr(products, "kernels_pay", lambda: False)
     model = network(True)
-    assert use_onednn(model) == 0 and type(model[0]) is nn.Linear
+    assert use_fast_products(model) == 0 and type(model[0]) is nn.Linear

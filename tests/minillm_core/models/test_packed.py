@@ -75,6 +75,19 @@ def test_packed_is_padded(model: PreTrainedModel, way: str) -> None:
     same(model)
 
 
+@pytest.mark.parametrize("extra", [3, 70])
+def test_tokens_that_fill_up_change_nothing(
+    model: PreTrainedModel, way: str, extra: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    filled = PackedRows.filled
+    monkeypatch.setattr(PackedRows, "filled", lambda rows, more: seen.append(more) or filled(rows, more))
+    monkeypatch.setattr(packed, "padded_tokens", lambda tokens, dtype, device: tokens + extra)
+    same(model)
+    assert seen == [extra]
+    assert filled(PackedRows((2, 5), torch.device("cpu")), 12).lengths == [2, 5, 5, 5, 2]
+
+
 def test_layers_computed_again_in_the_backward_pass_know_their_rows(tmp_path: Path, way: str) -> None:
     for family in ("llama", "gpt2"):
         model = load_causal_lm(write_tiny_model(tmp_path / family, family, scale=3.0), torch.float32)

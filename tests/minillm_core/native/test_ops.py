@@ -188,6 +188,41 @@ class TestDecodeAttention:
             weight = (torch.einsum("hd,hjd->hj", turned[row, :heads].double(), key) * width**-0.5).softmax(-1)
             near(out[row].view(heads, width), torch.einsum("hj,hjd->hd", weight, value), 5 * tolerance)
 
+    @pytest.mark.parametrize("window", [None, 3])
+    @pytest.mark.parametrize(("dtype", "tolerance"), HALF)
+    def test_a_chunk_is_its_tokens_one_after_the_other(
+        self, window: int | None, dtype: torch.dtype, tolerance: float
+    ) -> None:
+        """Rows may have any number of new tokens, none too."""
+        lengths, heads, shared, width, columns, column = [3, 0, 5, 1], 6, 2, 20, 24, 11
+        keys, values = (torch.randn(len(lengths), shared, columns, width) for _ in range(2))
+        padding = torch.tensor([[0], [4], [11], [9]])
+        table = torch.polar(torch.ones(columns, width // 2), torch.randn(columns, width // 2))
+        norms = [torch.randn(width).to(dtype) for _ in range(2)]
+        qkv = torch.randn(sum(lengths), heads + 2 * shared, width).to(dtype)
+        offsets = torch.tensor([0, *lengths]).cumsum(0)
+        old = keys.clone(), values.clone()
+        out = ops.decode_attention(
+            qkv, table, *norms, 1e-5, padding, keys, values, column=column, window=window, offsets_B1=offsets
+        )
+        for row, length in enumerate(lengths):
+            alone = [part[row : row + 1].clone() for part in old]
+            for token in range(length):
+                at = int(offsets[row]) + token
+                expected = ops.decode_attention(
+                    qkv[at : at + 1],
+                    table,
+                    *norms,
+                    1e-5,
+                    padding[row : row + 1],
+                    *alone,
+                    column=column + token,
+                    window=window,
+                )
+                near(out[at : at + 1], expected, tolerance)
+            for found, expected in zip((keys, values), alone, strict=True):
+                near(found[row], expected[0], 1e-6)
+
 
 class TestVocabulary:
     @pytest.mark.parametrize("vocab", [1, 15, 256, 1000, 5000])
@@ -293,4 +328,16 @@ class TestProducts:
         wide = torch.full((tokens, outputs + 2), 7.0)
         ops.product_by_rows(x, weight, wide[:, 1:-1])
         near(wide[:, 1:-1], x.double() @ weight.double().t(), 1e-5)
+        assert (wide[:, 0] == 7.0).all() and (wide[:, -1] == 7.0).all()
+
+    @pytest.mark.parametrize("tokens", [1, 5, 385, 800])
+    @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (33, 130), (100, 97), (64, 12)])
+    def test_gradient_by_weight(self, tokens: int, inputs: int, outputs: int) -> None:
+        x, grad = torch.randn(tokens, inputs + 3)[:, 3:], torch.randn(tokens, outputs + 1)[:, :outputs] / tokens**0.5
+        wide = torch.full((outputs, inputs + 2), 7.0)
+        expected = grad.double().t() @ x.double()
+        ops.gradient_by_weight(grad, x, wide[:, 1:-1])
+        near(wide[:, 1:-1], expected, 1e-5)
+        ops.gradient_by_weight(grad, x, wide[:, 1:-1], add=True)
+        near(wide[:, 1:-1], 2 * expected, 1e-5)
         assert (wide[:, 0] == 7.0).all() and (wide[:, -1] == 7.0).all()

@@ -1,4 +1,4 @@
-"""Products by whichever library: logits of few tokens go to a kernel of this project where that is faster."""
+"""Products by whichever library, or by a kernel of this project where that is faster."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ WIDE = products._MANY_OUTPUTS
 @pytest.fixture(autouse=True)
 def mkl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "onednn_pays", lambda: False)
+    monkeypatch.setattr(products, "_has_avx512", lambda: False)
+    monkeypatch.setattr(products, "kernels_pay", lambda: False)
     torch.manual_seed(0)
 
 
@@ -55,3 +57,53 @@ def test_what_is_recorded_keeps_its_graph() -> None:
     products.linear(x, weight).sum().backward()
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad, x.sum(0).expand(WIDE, 6))
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_sums_over_tokens(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
+    monkeypatch.setattr(products, "kernels_pay", lambda: pays)
+    grad, x = torch.randn(9, 7), torch.randn(9, 5)
+    out = torch.ones(7, 5)
+    with mock.patch.object(ops, "gradient_by_weight", wraps=ops.gradient_by_weight) as kernel:
+        torch.testing.assert_close(products.gradient_by_weight(grad, x), grad.t() @ x)
+        products.multiply_into(out, grad.t(), x, add=True)
+        assert kernel.call_count == (2 if pays else 0)
+        torch.testing.assert_close(out, 1 + grad.t() @ x)
+        products.multiply_into(out, grad.t(), x)
+        assert kernel.call_count == (3 if pays else 0)
+        torch.testing.assert_close(out, grad.t() @ x)
+        # Operands that lie otherwise, other formats, and nothing to sum.
+        across = x.t().contiguous().t()
+        torch.testing.assert_close(products.gradient_by_weight(grad, across), grad.t() @ x)
+        exact = products.gradient_by_weight(grad.double(), x.double())
+        torch.testing.assert_close(exact, grad.double().t() @ x.double())
+        assert torch.equal(products.gradient_by_weight(grad[:0], x[:0]), torch.zeros(7, 5))
+        assert kernel.call_count == (3 if pays else 0)
+
+
+@pytest.mark.parametrize(
+    ("processor", "capability", "pays"),
+    [
+        ("vendor_id\t: AuthenticAMD\n", "AVX512", True),
+        ("vendor_id\t: GenuineIntel\n", "AVX512", False),
+        ("vendor_id\t: AuthenticAMD\n", "AVX2", False),
+    ],
+)
+def test_the_processor_decides(monkeypatch: pytest.MonkeyPatch, processor: str, capability: str, pays: bool) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(products, "_processor", lambda: processor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert products.kernels_pay.__wrapped__() is pays
+
+
+def test_few_numbers_of_tokens_where_each_costs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+
+    def numbers(dtype: torch.dtype, device: torch.device = cpu) -> list[int]:
+        return [products.padded_tokens(tokens, dtype, device) for tokens in (1, 64, 65, 80, 1023, 1025, 2049)]
+
+    as_they_are, padded = [1, 64, 65, 80, 1023, 1025, 2049], [1, 64, 80, 80, 1024, 1056, 2112]
+    assert numbers(torch.float32) == as_they_are and numbers(torch.bfloat16) == padded
+    monkeypatch.setattr(products, "onednn_pays", lambda: True)
+    assert numbers(torch.float32) == padded and numbers(torch.float64) == as_they_are
+    assert numbers(torch.float32, torch.device("meta")) == as_they_are

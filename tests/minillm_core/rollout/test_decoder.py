@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
+from minillm_core.rollout import fused
 from minillm_core.rollout.decoder import Decoder, make_decoder
 from minillm_core.rollout.fused import FusedDecoder
 from minillm_core.rollout.generic import TransformersDecoder
@@ -75,6 +77,19 @@ def test_score_is_the_forward_pass(kind: str, make_model: Make, prompts: list[li
         torch.testing.assert_close(hidden, _forward(model, prompt)[1][begin:], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", FUSED)
+def test_tokens_that_fill_up_change_nothing(
+    kind: str, make_model: Make, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(kind)
+    monkeypatch.setattr(fused, "padded_tokens", lambda tokens, dtype, device: tokens + 5)
+    test_cached_decoding_is_the_forward_pass(kind, lambda _: model, prompts)
+    test_score_is_the_forward_pass(kind, lambda _: model, prompts)
+    decoder = make_decoder(model)
+    decoder.score([[3, 4, 5]], [0])
+    assert decoder.positions == 3
+
+
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gpt2", "gemma3"])
 def test_retired_rows_leave_the_others_alone(kind: str, make_model: Make, prompts: list[list[int]]) -> None:
     model = make_model(kind)
@@ -110,13 +125,14 @@ def test_a_fused_decoder_has_its_own_layers(make_model: Make) -> None:
     assert torch.equal(decoder.score([[3, 4, 5]], [0])[0], before)
 
 
-def test_tables_are_shared_where_the_format_is_the_same(make_model: Make) -> None:
+def test_tables_are_shared(make_model: Make) -> None:
     model = make_model("llama")
     assert make_decoder(model).head.weight_VD.data_ptr() == model.lm_head.weight.data_ptr()
-    half = make_decoder(model, dtype=torch.bfloat16)
-    assert half.head.weight_VD.dtype == half.dtype
-    if half.dtype == torch.float32:
-        assert half.head.weight_VD.data_ptr() == model.lm_head.weight.data_ptr()
+    scoring: Any = make_decoder(model, scores=True)
+    assert scoring._head._weight.data_ptr() == model.lm_head.weight.data_ptr()
+    half: Any = make_decoder(model, dtype=torch.bfloat16)
+    assert half.head.weight_VD.dtype == half.dtype and half.vocab == model.config.vocab_size
+    assert half._embedding_VD.data_ptr() == model.model.embed_tokens.weight.data_ptr(), "whatever the format"
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])

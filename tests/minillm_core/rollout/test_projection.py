@@ -9,16 +9,24 @@ from torch.nn.functional import linear, silu
 from minillm_core.native import ops
 from minillm_core.objectives import products
 from minillm_core.rollout import projection
-from minillm_core.rollout.projection import OnednnProjection, PanelProjection, Projection, project, widens
+from minillm_core.rollout.projection import (
+    OnednnProjection,
+    PairProjection,
+    PanelProjection,
+    Projection,
+    project,
+    widens,
+)
 
-FORMS = ["panels", "onednn", "plain", "shared"]
+FORMS = ["panels", "pairs", "onednn", "plain", "shared"]
 
 
 @pytest.fixture(params=FORMS)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What weights become, whatever this processor would choose."""
     monkeypatch.setattr(products, "onednn_pays", lambda: request.param == "onednn")
-    if request.param == "plain":
+    monkeypatch.setattr(products, "pairs_pay", lambda: request.param == "pairs")
+    if request.param in ("plain", "onednn"):  # no kernels of our own
         monkeypatch.setattr(ops, "load", lambda: None)
     if request.param != "onednn":
         monkeypatch.setattr(projection, "_packable", lambda weight: False)
@@ -34,8 +42,10 @@ def test_products(dtype: torch.dtype, with_bias: bool, outputs: int, form: str) 
     bias = torch.randn(outputs).to(dtype) if with_bias else None
     made = project(weight, bias, many_tokens=form == "shared")
     if dtype == torch.float32:
-        kinds = {"panels": PanelProjection, "onednn": OnednnProjection, "plain": Projection, "shared": Projection}
-        assert type(made) is kinds[form]
+        kinds = {"onednn": OnednnProjection, "plain": Projection, "shared": Projection}
+        assert type(made) is kinds.get(form, PanelProjection)
+    elif form == "pairs":
+        assert type(made) is PairProjection
     x, other = torch.randn(5, 16).to(dtype), torch.randn(5, outputs).to(dtype)
     product = linear(x.double(), weight.double(), None if bias is None else bias.double())
     close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.03}
@@ -56,6 +66,36 @@ def test_rounded_weights(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = project(weight, half=True)
     rounded = weight.bfloat16().double()
     torch.testing.assert_close(made(x).double(), x.double() @ rounded.t(), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [2, 90, 1100])
+@pytest.mark.parametrize("rows", [1, 6, 13, 200])
+def test_pairs(rows: int, inputs: int) -> None:
+    """Sums are float32: what is left is the rounding of the result. Rows and weights may be parts of others."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(45, inputs + 6).bfloat16()[:, :inputs], torch.randn(rows, inputs + 4).bfloat16()[:, :inputs]
+    expected = x.double() @ weight.double().t()
+    found = ops.pair_product(x, ops.pack_pairs(weight), None)
+    torch.testing.assert_close(found.double(), expected, atol=1e-4 * inputs**0.5, rtol=2.0**-8)
+    exact = torch.randn(45, inputs)
+    from_exact, from_rounded = ops.pack_pairs(exact), ops.pack_pairs(exact.bfloat16())
+    assert torch.equal(from_exact.memory.view(torch.int16), from_rounded.memory.view(torch.int16))
+
+
+def test_weights_that_pair() -> None:
+    """Where the processor multiplies pairs and no library is faster; an odd number of inputs has no pairs."""
+    kind = type(project(torch.randn(8, 4).bfloat16()))
+    assert (kind is PairProjection) == (products.pairs_pay())
+    assert type(project(torch.randn(8, 5).bfloat16())) is not PairProjection
+    assert type(project(torch.randn(8, 4))) is not PairProjection
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+def test_whole_rows(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Panels where the other way is oneDNN, which makes code for each number of tokens; else MKL, weights shared."""
+    monkeypatch.setattr(products, "onednn_pays", lambda: onednn)
+    made = project(torch.randn(8, 4), many_tokens=True)
+    assert type(made) is (PanelProjection if onednn else Projection) and made.makes_code is not onednn
 
 
 def test_weights_are_copied(form: str) -> None:

@@ -71,6 +71,22 @@ class TestValues:
                 hidden = base(input_ids=torch.tensor([prompt + response]), use_cache=False).last_hidden_state[0]
             torch.testing.assert_close(rollouts.teacher_hidden[row], hidden[len(prompt) - 1 : -1], **close)
 
+    @pytest.mark.parametrize("alpha", [0.0, 0.3])
+    def test_the_teachers_values_are_taken_where_they_are_asked_for(
+        self, alpha: float, make_model: Make, prompts: list[list[int]]
+    ) -> None:
+        student, teacher = make_model("llama", seed=1), make_model("llama", seed=2)
+        whole = _sample(student, teacher, prompts, alpha=alpha)
+        part = _sample(student, teacher, prompts, alpha=alpha, teacher_logp_every=5)
+        assert part.response_ids == whole.response_ids
+        coins = Noise.of_rows(3, range(len(prompts)), 12).coin_T < alpha
+        taken = coins | (torch.arange(12) % 5 == 0)
+        assert part.teacher_logp is not None and whole.teacher_logp is not None
+        for some, every in zip(part.teacher_logp, whole.teacher_logp, strict=True):
+            here = taken[: len(every)]
+            torch.testing.assert_close(some[here], every[here])
+            assert some[~here].isnan().all() and not every.isnan().any()
+
     def test_hidden_states_go_into_an_autograd_graph(self, make_model: Make, prompts: list[list[int]]) -> None:
         rollouts = _sample(make_model("llama"), make_model("llama", seed=1), prompts)
         assert rollouts.teacher_hidden is not None

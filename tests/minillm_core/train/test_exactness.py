@@ -27,6 +27,7 @@ def layers_of_the_family(patch: pytest.MonkeyPatch) -> None:
 
 def products_of_torch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(products, "onednn_pays", lambda: False)
+    patch.setattr(products, "kernels_pay", lambda: False)
 
 
 def no_kernels(patch: pytest.MonkeyPatch) -> None:
