@@ -2,7 +2,8 @@
 //
 // Inputs are taken two at a time: a 32-bit word of a panel holds the weights of inputs 2i (lower half) and 2i + 1 of one
 // output, a word of x the two inputs themselves, and a step adds both products to the output's sum. Processors with
-// avx512_bf16 have an instruction for it, at twice the rate of float32; others widen the halves.
+// avx512_bf16 have an instruction for it, on AMD's at twice the rate of float32; others widen the halves. Those with
+// amx_bf16 have a unit for 16 rows, 16 outputs and 16 pairs at a time, which reads a panel as it lies.
 // The weights lie in panels of PANEL outputs, pair by pair, and are read once from end to end for a group of rows.
 // Sums are float32. Outputs beyond O in the last panel are zero weights.
 #include <omp.h>
@@ -13,6 +14,11 @@
 #include "panel.h"
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
+#endif
+#if defined(__AMX_BF16__) && defined(__linux__)
+#define MATRIX_UNIT
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace {
@@ -84,6 +90,113 @@ void tile_of(int64_t rows, const bf16 *x, int64_t x_stride, const uint32_t *pane
         tile_of<ROWS - 1>(rows, x, x_stride, panel, pairs, sums, ahead, bytes_ahead);
 }
 
+// Adds the products of some pairs to the sums of a group of rows, and fetches some lines of what is read next meanwhile.
+void by_vectors(const bf16 *x, int64_t x_stride, int64_t rows, const uint32_t *panel, int64_t pairs, float *sums,
+                const char *ahead, int64_t lines) {
+    int64_t tiles = (rows + TALLEST - 1) / TALLEST;
+    for (int64_t t = 0; t < tiles; t++) {  // of nearly equal height
+        int64_t row = rows * t / tiles, height = rows * (t + 1) / tiles - row, line = lines * t / tiles;
+        tile_of<TALLEST>(height, x + row * x_stride, x_stride, panel, pairs, sums + row * PANEL, ahead + line * 64,
+                         (lines * (t + 1) / tiles - line) * 64);
+    }
+}
+
+#if defined(MATRIX_UNIT)
+
+constexpr int64_t AT_A_TIME = 16;  // rows, outputs and pairs that the unit takes
+
+// Whether the system lets this process use the unit; it has to be asked once.
+static bool matrix_unit() {
+    constexpr long request_permission = 0x1023, tile_data = 18;
+    static const bool allowed = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+    return allowed;
+}
+
+// Gives the unit's registers their shapes: 0 to 3 sums of `first` (0, 1) and `second` rows, 4 and 5 their inputs, 6 and 7
+// weights of 16 outputs each.
+static void shape_registers(int64_t first, int64_t second) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } shapes = {};
+    shapes.palette = 1;
+    const int64_t rows[8] = {first, first, second, second, first, second, AT_A_TIME, AT_A_TIME};
+    for (int i = 0; i < 8; i++) {
+        shapes.rows[i] = static_cast<uint8_t>(rows[i]);
+        shapes.row_bytes[i] = rows[i] ? 64 : 0;
+    }
+    _tile_loadconfig(&shapes);
+}
+
+// Eight lines of a panel that is read from end to end, some steps of the unit before they are needed. In one go the lines
+// of a step would fill the queue that the unit's own reads need.
+static inline void fetch_some(const uint32_t *panel, int64_t first_line) {
+    constexpr int64_t distance = 4 * AT_A_TIME * PANEL;
+#pragma GCC unroll 8
+    for (int64_t line = first_line; line < first_line + 8; line++) __builtin_prefetch(panel + distance + 16 * line);
+}
+
+// The same as `tile`, with the registers shaped for its rows; pairs in whole steps of 16.
+template <bool TWO, bool FETCH>
+void tile_in_unit(const bf16 *x, int64_t x_stride, const uint32_t *panel, int64_t pairs, float *sums) {
+    constexpr int64_t line = PANEL * sizeof(float);
+    float *more_sums = sums + AT_A_TIME * PANEL;
+    const bf16 *more_x = x + AT_A_TIME * x_stride;
+    _tile_loadd(0, sums, line);
+    _tile_loadd(1, sums + AT_A_TIME, line);
+    if constexpr (TWO) {
+        _tile_loadd(2, more_sums, line);
+        _tile_loadd(3, more_sums + AT_A_TIME, line);
+    }
+    for (int64_t i = 0; i < pairs; i += AT_A_TIME, panel += AT_A_TIME * PANEL) {
+        _tile_loadd(6, panel, line);
+        if constexpr (FETCH) fetch_some(panel, 0);
+        _tile_loadd(7, panel + AT_A_TIME, line);
+        if constexpr (FETCH) fetch_some(panel, 8);
+        _tile_loadd(4, x + 2 * i, x_stride * sizeof(bf16));
+        if constexpr (FETCH) fetch_some(panel, 16);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (FETCH) fetch_some(panel, 24);
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (TWO) {
+            _tile_loadd(5, more_x + 2 * i, x_stride * sizeof(bf16));
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, sums, line);
+    _tile_stored(1, sums + AT_A_TIME, line);
+    if constexpr (TWO) {
+        _tile_stored(2, more_sums, line);
+        _tile_stored(3, more_sums + AT_A_TIME, line);
+    }
+}
+
+// The same as `by_vectors`, but that it fetches what it needs itself.
+void by_unit(const bf16 *x, int64_t x_stride, int64_t rows, const uint32_t *panel, int64_t pairs, float *sums,
+             const char *, int64_t) {
+    int64_t whole = pairs / AT_A_TIME * AT_A_TIME, tiles = (rows + 2 * AT_A_TIME - 1) / (2 * AT_A_TIME), shaped = 0;
+    for (int64_t t = 0; whole > 0 && t < tiles; t++) {
+        int64_t row = rows * t / tiles, height = rows * (t + 1) / tiles - row;
+        if (height != shaped) shape_registers(std::min(height, AT_A_TIME), std::max<int64_t>(height - AT_A_TIME, 0));
+        shaped = height;
+        auto tile = height > AT_A_TIME ? (t == 0 ? tile_in_unit<true, true> : tile_in_unit<true, false>)
+                                       : (t == 0 ? tile_in_unit<false, true> : tile_in_unit<false, false>);
+        tile(x + row * x_stride, x_stride, panel, whole, sums + row * PANEL);
+    }
+    _tile_release();
+    if (whole < pairs)
+        by_vectors(x + 2 * whole, x_stride, rows, panel + whole * PANEL, pairs - whole, sums, nullptr, 0);
+}
+
+#endif
+
+// Where the k-th block of pairs begins: blocks of nearly equal width, of whole steps of the matrix unit but the last.
+static int64_t edge(int64_t pairs, int64_t k, int64_t blocks) {
+    return k == blocks ? pairs : pairs * k / blocks / 16 * 16;
+}
+
 template <typename T>
 void rounded(const T *from, bf16 *to, int64_t count) {
     int64_t i = 0;
@@ -131,27 +244,25 @@ void product_of_pairs_bf16(const bf16 *x, int64_t x_stride, const uint32_t *pane
                            int64_t out_stride, int64_t rows, int64_t inputs, int64_t outputs, int64_t then) {
     int64_t count = (outputs + PANEL - 1) / PANEL, groups = (rows + AT_ONCE - 1) / AT_ONCE;
     int64_t pairs = inputs / 2, blocks = (pairs + BLOCK - 1) / BLOCK;
+    auto add_products = by_vectors;
+#if defined(MATRIX_UNIT)
+    if (matrix_unit()) add_products = by_unit;
+#endif
 #pragma omp parallel
     {
         alignas(64) float sums[AT_ONCE * PANEL];
         for (int64_t g = 0; g < groups; g++) {
             int64_t from = rows * g / groups, group = rows * (g + 1) / groups - from;
-            int64_t tiles = (group + TALLEST - 1) / TALLEST;
 #pragma omp for schedule(static) nowait
             for (int64_t p = 0; p < count; p++) {
                 const uint32_t *panel = panels + p * PANEL * pairs;
                 std::fill(sums, sums + group * PANEL, 0.0f);
                 for (int64_t k = 0; k < blocks; k++) {
-                    int64_t i = pairs * k / blocks, width = pairs * (k + 1) / blocks - i;
+                    int64_t i = edge(pairs, k, blocks), width = edge(pairs, k + 1, blocks) - i;
                     const uint32_t *block = panel + i * PANEL, *next = block + width * PANEL;
                     int64_t lines = p + 1 == count && k + 1 == blocks ? 0 : width * PANEL / 16;
-                    for (int64_t t = 0; t < tiles; t++) {  // of nearly equal height
-                        int64_t row = group * t / tiles, height = group * (t + 1) / tiles - row;
-                        int64_t line = lines * t / tiles;
-                        tile_of<TALLEST>(height, x + (from + row) * x_stride + 2 * i, x_stride, block, width,
-                                         sums + row * PANEL, reinterpret_cast<const char *>(next) + line * 64,
-                                         (lines * (t + 1) / tiles - line) * 64);
-                    }
+                    add_products(x + from * x_stride + 2 * i, x_stride, group, block, width, sums,
+                                 reinterpret_cast<const char *>(next), lines);
                 }
                 for (int64_t row = 0; row < group; row++)
                     finish(sums + row * PANEL, bias ? bias + p * PANEL : nullptr,

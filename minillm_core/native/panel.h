@@ -42,6 +42,13 @@ struct Rows {
     }
 };
 
+// Asks for the places of one panel's outputs in some rows, to be there when the sums are done.
+template <typename T>
+void fetch_outputs(const T *out, int64_t stride, int64_t rows) {
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t j = 0; j < PANEL; j += 64 / sizeof(T)) __builtin_prefetch(out + row * stride + j, 1);
+}
+
 // Makes the outputs of one panel and one row of its sums: `columns` of them, fewer than PANEL at the edge.
 template <typename T>
 void finish(const float *sums, const T *bias, T *out, int64_t columns, Then then) {

@@ -90,6 +90,8 @@ void product(const float *x, int64_t x_stride, const W *panels, const float *bia
                     int64_t bytes = last ? 0 : width * PANEL * sizeof(W);
                     for (int64_t t = 0; t < tiles; t++) {  // of nearly equal height
                         int64_t row = group * t / tiles, height = group * (t + 1) / tiles - row;
+                        if (k + 1 == blocks)
+                            fetch_outputs(out + (from + row) * out_stride + p * PANEL, out_stride, height);
                         tile_of<TALLEST>(height, x + (from + row) * x_stride + i, x_stride, block, width,
                                          sums + row * PANEL, reinterpret_cast<const char *>(next) + bytes * t / tiles,
                                          bytes * (t + 1) / tiles - bytes * t / tiles);

@@ -67,8 +67,14 @@ def bfloat16_pays() -> bool:
 @functools.cache
 def pairs_pay() -> bool:
     """Whether fixed weights in bfloat16 go to this project's kernel for pairs of them: oneDNN's is as fast with many
-    tokens and half as fast with eight. Intel's processors multiply bfloat16 in a unit of its own."""
-    return kernels_pay() and bfloat16_pays()
+    tokens and slower with eight, and makes code for each number of tokens."""
+    return _has_avx512() and bfloat16_pays()
+
+
+@functools.cache
+def panels_pay() -> bool:
+    """Whether fixed float32 weights go to this project's kernel for whole rows too, and not only for few tokens."""
+    return _has_avx512()
 
 
 def _has_avx512() -> bool:

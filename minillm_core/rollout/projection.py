@@ -3,9 +3,8 @@
 On a CPU torch sends float32 products to MKL and reorders bfloat16 weights at every call. Here weights are
 reordered once, and what follows a product (activation, product, residual) is done while the result is still in
 cache: in panels for this project's kernels, which read float32 or bfloat16 weights and compute in float32, or multiply
-pairs of bfloat16 where the processor can; for oneDNN on Intel's that multiply bfloat16, and without kernels. A model
-that mostly scores whole rows keeps plain weights where MKL is the faster one for many tokens. docs/performance.md has
-the figures.
+pairs of bfloat16 where the processor can; for oneDNN where there are no kernels. A model that mostly scores whole rows
+keeps plain weights where MKL is the faster one for many tokens. docs/performance.md has the figures.
 
 Axes: N tokens, I inputs, O outputs.
 """
@@ -122,7 +121,7 @@ def project(
     if _pairs(weight_OI, dtype):
         return PairProjection(weight_OI, bias_O)
     weight_OI, bias_O = weight_OI.to(dtype), None if bias_O is None else bias_O.to(dtype)
-    if dtype == torch.float32 and many_tokens and not products.onednn_pays():
+    if dtype == torch.float32 and many_tokens and not products.panels_pay():
         return Projection(weight_OI, bias_O)
     if ops.fits(weight_OI):
         return PanelProjection(weight_OI, bias_O, half=half)

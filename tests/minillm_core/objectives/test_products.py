@@ -82,18 +82,24 @@ def test_sums_over_tokens(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("processor", "capability", "pays"),
+    ("processor", "capability", "kernels", "panels", "pairs"),
     [
-        ("vendor_id\t: AuthenticAMD\n", "AVX512", True),
-        ("vendor_id\t: GenuineIntel\n", "AVX512", False),
-        ("vendor_id\t: AuthenticAMD\n", "AVX2", False),
+        ("vendor_id\t: AuthenticAMD\nflags\t: avx512_bf16\n", "AVX512", True, True, True),
+        ("vendor_id\t: AuthenticAMD\nflags\t: avx512f\n", "AVX512", True, True, False),
+        ("vendor_id\t: GenuineIntel\nflags\t: amx_bf16\n", "AVX512", False, True, True),
+        ("vendor_id\t: AuthenticAMD\nflags\t: avx2\n", "AVX2", False, False, False),
     ],
 )
-def test_the_processor_decides(monkeypatch: pytest.MonkeyPatch, processor: str, capability: str, pays: bool) -> None:
+def test_the_processor_decides(
+    monkeypatch: pytest.MonkeyPatch, processor: str, capability: str, kernels: bool, panels: bool, pairs: bool
+) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(products, "_processor", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert products.kernels_pay.__wrapped__() is pays
+    monkeypatch.setattr(products, "bfloat16_pays", products.bfloat16_pays.__wrapped__)
+    assert products.kernels_pay.__wrapped__() is kernels
+    assert products.panels_pay.__wrapped__() is panels
+    assert products.pairs_pay.__wrapped__() is pairs
 
 
 def test_few_numbers_of_tokens_where_each_costs_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """What weights become, whatever this processor would choose."""
     monkeypatch.setattr(products, "onednn_pays", lambda: request.param == "onednn")
     monkeypatch.setattr(products, "pairs_pay", lambda: request.param == "pairs")
+    monkeypatch.setattr(products, "panels_pay", lambda: request.param != "shared")
     if request.param in ("plain", "onednn"):  # no kernels of our own
         monkeypatch.setattr(ops, "load", lambda: None)
     if request.param != "onednn":
@@ -69,7 +70,7 @@ def test_rounded_weights(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("inputs", [2, 90, 1100])
-@pytest.mark.parametrize("rows", [1, 6, 13, 200])
+@pytest.mark.parametrize("rows", [1, 6, 13, 17, 32, 200])
 def test_pairs(rows: int, inputs: int) -> None:
     """Sums are float32: what is left is the rounding of the result. Rows and weights may be parts of others."""
     torch.manual_seed(0)
@@ -83,19 +84,19 @@ def test_pairs(rows: int, inputs: int) -> None:
 
 
 def test_weights_that_pair() -> None:
-    """Where the processor multiplies pairs and no library is faster; an odd number of inputs has no pairs."""
+    """Where the processor multiplies pairs; an odd number of inputs has none."""
     kind = type(project(torch.randn(8, 4).bfloat16()))
     assert (kind is PairProjection) == (products.pairs_pay())
     assert type(project(torch.randn(8, 5).bfloat16())) is not PairProjection
     assert type(project(torch.randn(8, 4))) is not PairProjection
 
 
-@pytest.mark.parametrize("onednn", [False, True])
-def test_whole_rows(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Panels where the other way is oneDNN, which makes code for each number of tokens; else MKL, weights shared."""
-    monkeypatch.setattr(products, "onednn_pays", lambda: onednn)
+@pytest.mark.parametrize("panels", [False, True])
+def test_whole_rows(panels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In panels where they are faster, which make no code for each number of tokens; else weights are shared."""
+    monkeypatch.setattr(products, "panels_pay", lambda: panels)
     made = project(torch.randn(8, 4), many_tokens=True)
-    assert type(made) is (PanelProjection if onednn else Projection) and made.makes_code is not onednn
+    assert type(made) is (PanelProjection if panels else Projection) and made.makes_code is not panels
 
 
 def test_weights_are_copied(form: str) -> None:
