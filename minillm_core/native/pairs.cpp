@@ -12,9 +12,6 @@
 #include <vector>
 
 #include "panel.h"
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 #if defined(__AMX_BF16__) && defined(__linux__)
 #define MATRIX_UNIT
 #include <sys/syscall.h>
@@ -25,6 +22,11 @@ namespace {
 
 constexpr int TALLEST = LANES == 16 ? 12 : 4;  // rows of a tile: two vectors of sums each, all in registers
 constexpr int64_t BLOCK = 256;                 // pairs whose part of a panel stays in the first cache
+#if defined(MATRIX_UNIT)
+constexpr int64_t GROUP = 2 * AT_ONCE;  // the unit is too fast to read the weights more often
+#else
+constexpr int64_t GROUP = AT_ONCE;
+#endif
 
 // sum + low(x) low(w) + high(x) high(w)
 static inline vec plus_pairs(vec sum, uvec x, uvec w) {
@@ -242,7 +244,7 @@ void pack_pairs_bf16(const bf16 *weight, int64_t stride, uint32_t *panels, int64
 // out (N, O), as `then` says, from x (N, I) and packed weights.
 void product_of_pairs_bf16(const bf16 *x, int64_t x_stride, const uint32_t *panels, const bf16 *bias, bf16 *out,
                            int64_t out_stride, int64_t rows, int64_t inputs, int64_t outputs, int64_t then) {
-    int64_t count = (outputs + PANEL - 1) / PANEL, groups = (rows + AT_ONCE - 1) / AT_ONCE;
+    int64_t count = (outputs + PANEL - 1) / PANEL, groups = (rows + GROUP - 1) / GROUP;
     int64_t pairs = inputs / 2, blocks = (pairs + BLOCK - 1) / BLOCK;
     auto add_products = by_vectors;
 #if defined(MATRIX_UNIT)
@@ -250,7 +252,7 @@ void product_of_pairs_bf16(const bf16 *x, int64_t x_stride, const uint32_t *pane
 #endif
 #pragma omp parallel
     {
-        alignas(64) float sums[AT_ONCE * PANEL];
+        alignas(64) float sums[GROUP * PANEL];
         for (int64_t g = 0; g < groups; g++) {
             int64_t from = rows * g / groups, group = rows * (g + 1) / groups - from;
 #pragma omp for schedule(static) nowait

@@ -5,6 +5,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
@@ -41,7 +44,8 @@ static inline float largest(vec x) {
     return m;
 }
 
-// bfloat16 is the upper half of a float32; rounding is to the nearest, ties to even.
+// bfloat16 is the upper half of a float32; rounding is to the nearest, ties to even. Where the processor rounds, it makes
+// zeros of what is smaller than the smallest normal number.
 struct bf16 {
     uint16_t bits;
 };
@@ -54,12 +58,17 @@ static inline vec load(const bf16 *p) {
 }
 
 static inline void store(bf16 *p, vec x) {
+#if defined(__AVX512BF16__)
+    __m256bh half = _mm512_cvtneps_pbh((__m512)x);
+    std::memcpy(p, &half, sizeof half);
+#else
     uvec bits;
     std::memcpy(&bits, &x, sizeof bits);
     uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     ivec nan = x != x;
     rounded = nan ? (uvec{} + 0x7fc0) : rounded;
     *reinterpret_cast<hvec *>(p) = __builtin_convertvector(rounded, hvec);
+#endif
 }
 
 static inline float get(const float *p) { return *p; }
