@@ -1,13 +1,14 @@
 // Causal attention of rows that stand one behind the other, forward and backward, and of one decoding step.
 //
 // Query heads come in groups of G that share a key-value head. A row sees itself alone: token i the tokens
-// max(0, i - window + 1) to i of its row (window 0: all before it). Everything is float32.
+// max(0, i - window + 1) to i of its row (window 0: all before it). Everything is computed in float32.
 // Axes: N tokens of all rows joined, H query heads, R key-value heads, G = H / R, d width of a head,
 // B decoding rows, W columns of the cache, P positions.
 #include <omp.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <type_traits>
 #include <vector>
 
 #include "simd.h"
@@ -282,15 +283,6 @@ void rotate_pairs(float *x, const float *rotation, int64_t d) {
     }
 }
 
-float dot(const float *a, const float *b, int64_t d) {
-    vec total{};
-    int64_t i = 0;
-    for (; i + LANES <= d; i += LANES) total += load(a + i) * load(b + i);
-    float result = sum(total);
-    for (; i < d; i++) result += a[i] * b[i];
-    return result;
-}
-
 template <typename T>
 void rotate(const T *qkv, const float *rotations, const int64_t *positions, const T *q_norm, const T *k_norm, float eps,
             int64_t tokens, int64_t heads, int64_t kv_heads, int64_t d, float *out) {
@@ -310,69 +302,134 @@ void rotate(const T *qkv, const float *rotations, const int64_t *positions, cons
     }
 }
 
-// VECTORS vectors of the weighted sum of some values, each d after the one before.
-template <int VECTORS>
-void mix(const float *weights, const float *values, int64_t count, int64_t d, float inverse, float *out) {
-    vec sums[VECTORS] = {};
+// Products of a query with some keys that lie d after one another, times scale.
+void score(const float *query, const float *keys, int64_t count, int64_t d, float scale, float *scores) {
+    const int64_t whole = d / LANES * LANES;
+    int64_t j = 0;
+    for (; j + LANES <= count; j += LANES) {
+        vec totals[LANES] = {};
+        for (int64_t i = 0; i < whole; i += LANES) {
+            vec part = load(query + i);
+#pragma GCC unroll 16
+            for (int k = 0; k < LANES; k++) totals[k] += part * load(keys + (j + k) * d + i);
+        }
+        store(scores + j, sums(totals) * scale);
+    }
+    for (; j < count; j++) {
+        vec total{};
+        for (int64_t i = 0; i < whole; i += LANES) total += load(query + i) * load(keys + j * d + i);
+        scores[j] = sum(total) * scale;
+    }
+    if (whole == d) return;
+    for (j = 0; j < count; j++)
+        for (int64_t i = whole; i < d; i++) scores[j] += query[i] * keys[j * d + i] * scale;
+}
+
+// VECTORS vectors of some heads' weighted sums of values that lie d after one another.
+template <int HEADS, int VECTORS>
+void mix(const float *weights, int64_t stride, const float *values, int64_t count, int64_t d, float *mixed) {
+    vec sums[HEADS][VECTORS] = {};
     for (int64_t j = 0; j < count; j++)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) sums[v] += weights[j] * load(values + j * d + v * LANES);
-    for (int v = 0; v < VECTORS; v++) store(out + v * LANES, sums[v] * inverse);
+        for (int v = 0; v < VECTORS; v++) {
+            vec value = load(values + j * d + v * LANES);
+#pragma GCC unroll 4
+            for (int h = 0; h < HEADS; h++) sums[h][v] += weights[h * stride + j] * value;
+        }
+    for (int h = 0; h < HEADS; h++)
+        for (int v = 0; v < VECTORS; v++) store(mixed + h * rounded(d) + v * LANES, sums[h][v]);
+}
+
+// One token's attention: HEADS of its queries, rotated, on the keys and values that they share. `memory`: for the scores
+// and the mixed values of each head.
+template <int HEADS, typename T>
+void attend(const float *queries, const float *keys, const float *values, int64_t seen, int64_t d, float *memory, T *out) {
+    const int64_t line = rounded(d), stride = rounded(seen);
+    float *scores = memory, *mixed = memory + HEADS * stride, inverse[HEADS];
+    const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+    for (int h = 0; h < HEADS; h++) {
+        float *own = scores + h * stride;
+        score(queries + h * line, keys, seen, d, scale, own);
+        std::fill(own + seen, own + stride, -INFINITY);
+        vec most = load(own), total{};
+        for (int64_t j = LANES; j < stride; j += LANES) most = larger(most, load(own + j));
+        const float top = largest(most);
+        for (int64_t j = 0; j < stride; j += LANES) {
+            vec weight = exponential(load(own + j) - top);
+            total += weight;
+            store(own + j, weight);
+        }
+        inverse[h] = 1.0f / sum(total);
+    }
+    int64_t i = 0;
+    for (; i + 4 * LANES <= d; i += 4 * LANES) mix<HEADS, 4>(scores, stride, values + i, seen, d, mixed + i);
+    for (; i + LANES <= d; i += LANES) mix<HEADS, 1>(scores, stride, values + i, seen, d, mixed + i);
+    for (; i < d; i++)
+        for (int h = 0; h < HEADS; h++) {
+            float total = 0.0f;
+            for (int64_t j = 0; j < seen; j++) total += scores[h * stride + j] * values[j * d + i];
+            mixed[h * line + i] = total;
+        }
+    for (int h = 0; h < HEADS; h++)
+        for (i = 0; i < d; i++) put(out + h * d + i, mixed[h * line + i] * inverse[h]);
+}
+
+template <int HEADS, typename T>
+void attend_of(int64_t heads, const float *queries, const float *keys, const float *values, int64_t seen, int64_t d,
+               float *memory, T *out) {
+    if (heads == HEADS)
+        attend<HEADS>(queries, keys, values, seen, d, memory, out);
+    else if constexpr (HEADS > 1)
+        attend_of<HEADS - 1>(heads, queries, keys, values, seen, d, memory, out);
+}
+
+static inline float *widened(float *cache, int64_t, float *) { return cache; }
+static inline float *widened(const bf16 *cache, int64_t count, float *memory) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) store(memory + i, load(cache + i));
+    for (; i < count; i++) memory[i] = get(cache + i);
+    return memory;
 }
 
 template <typename T>
 void decode(const T *qkv, const int64_t *offsets, const float *rotations, const T *q_norm, const T *k_norm, float eps,
-            const int64_t *padding, float *keys, float *values, int64_t rows, int64_t heads, int64_t kv_heads,
-            int64_t d, int64_t width, int64_t column, int64_t window, T *out) {
-    const int64_t group = heads / kv_heads, line = (heads + 2 * kv_heads) * d;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+            const int64_t *padding, T *keys, T *values, int64_t rows, int64_t heads, int64_t kv_heads, int64_t d,
+            int64_t width, int64_t column, int64_t window, T *out) {
+    constexpr int SHARING = 4;  // query heads that read a value together
+    const int64_t group = heads / kv_heads, all = heads + 2 * kv_heads, line = rounded(d);
 #pragma omp parallel for schedule(static)
     for (int64_t unit = 0; unit < rows * kv_heads; unit++) {
         const int64_t row = unit / kv_heads, shared = unit % kv_heads;
         const int64_t first = offsets ? offsets[row] : row, end = offsets ? offsets[row + 1] : row + 1;
-        float *row_keys = keys + unit * width * d, *row_values = values + unit * width * d;
+        // What any of the new tokens sees, and the new tokens; in float32.
+        const int64_t lowest = std::max(padding[row], lowest_seen(column, window));
+        const int64_t columns = column - lowest + end - first, wide = std::is_same<T, float>::value ? 0 : columns * d;
+        T *row_keys = keys + (unit * width + lowest) * d, *row_values = values + (unit * width + lowest) * d;
+        float *queries = scratch.take(SHARING * (2 * line + rounded(columns)) + 2 * wide);
+        float *memory = queries + SHARING * line, *wide_keys = memory + SHARING * (line + rounded(columns));
+        float *all_keys = widened(row_keys, (column - lowest) * d, wide_keys);
+        float *all_values = widened(row_values, (column - lowest) * d, wide_keys + wide);
         for (int64_t token = first; token < end; token++) {
-            const T *own = qkv + token * line;
-            const int64_t place = column + token - first;
-            const float *rotation = rotations + (place - padding[row]) * d;
-            float *key = row_keys + place * d, *value = row_values + place * d;
+            const T *own = qkv + token * all * d, *value = own + (heads + kv_heads + shared) * d;
+            const int64_t position = column + token - first - padding[row], place = column + token - first - lowest;
+            const int64_t low = std::max<int64_t>(lowest_seen(column + token - first, window) - lowest, 0);
+            auto turned = [&](int64_t head, const T *norm, float *x) {
+                for (int64_t i = 0; i < d; i++) x[i] = get(own + head * d + i);
+                if (norm) norm_head(x, norm, d, eps);
+                rotate_pairs(x, rotations + position * d, d);
+            };
+            turned(heads + shared, k_norm, queries);
             for (int64_t i = 0; i < d; i++) {
-                key[i] = get(own + (heads + shared) * d + i);
-                value[i] = get(own + (heads + kv_heads + shared) * d + i);
+                put(row_keys + place * d + i, queries[i]);
+                put(row_values + place * d + i, get(value + i));
+                all_keys[place * d + i] = get(row_keys + place * d + i);
+                all_values[place * d + i] = get(row_values + place * d + i);
             }
-            if (k_norm) norm_head(key, k_norm, d, eps);
-            rotate_pairs(key, rotation, d);
-            const int64_t low = std::max(padding[row], lowest_seen(place, window)), seen = place + 1 - low;
-            const int64_t seen_padded = rounded(seen);
-            float *query = scratch.take(2 * rounded(d) + seen_padded), *mixed = query + rounded(d);
-            float *scores = mixed + rounded(d);
-            const float *old_keys = row_keys + low * d, *old_values = row_values + low * d;
-            for (int64_t g = 0; g < group; g++) {
-                const int64_t head = shared * group + g;
-                for (int64_t i = 0; i < d; i++) query[i] = get(own + head * d + i);
-                if (q_norm) norm_head(query, q_norm, d, eps);
-                rotate_pairs(query, rotation, d);
-                float most = -INFINITY;
-                for (int64_t j = 0; j < seen; j++) {
-                    scores[j] = dot(query, old_keys + j * d, d) * scale;
-                    most = std::max(most, scores[j]);
-                }
-                for (int64_t j = seen; j < seen_padded; j++) scores[j] = -INFINITY;
-                vec total{};
-                for (int64_t j = 0; j < seen_padded; j += LANES) {
-                    vec weight = exponential(load(scores + j) - most);
-                    total += weight;
-                    store(scores + j, weight);
-                }
-                const float inverse = 1.0f / sum(total);
-                int64_t i = 0;
-                for (; i + 4 * LANES <= d; i += 4 * LANES) mix<4>(scores, old_values + i, seen, d, inverse, mixed + i);
-                for (; i + LANES <= d; i += LANES) mix<1>(scores, old_values + i, seen, d, inverse, mixed + i);
-                for (; i < d; i++) {
-                    mixed[i] = 0.0f;
-                    for (int64_t j = 0; j < seen; j++) mixed[i] += scores[j] * inverse * old_values[j * d + i];
-                }
-                for (i = 0; i < d; i++) put(out + (token * heads + head) * d + i, mixed[i]);
+            for (int64_t g = 0; g < group; g += SHARING) {
+                const int64_t head = shared * group + g, count = std::min<int64_t>(SHARING, group - g);
+                for (int64_t h = 0; h < count; h++) turned(head + h, q_norm, queries + h * line);
+                attend_of<SHARING>(count, queries, all_keys + low * d, all_values + low * d, place + 1 - low, d, memory,
+                                   out + (token * heads + head) * d);
             }
         }
     }
@@ -399,7 +456,7 @@ void rotate_pairs_bf16(const bf16 *qkv, const float *rotations, const int64_t *p
 // New tokens of every row: rotates each, stores its key and value in the cache, from ``column`` on, and attends to all
 // up to itself. qkv (N, H + 2R, d) with the tokens of row b from offsets[b] to offsets[b + 1] (B + 1; null is one token
 // a row); rotations (P, d / 2, 2) cosine and sine; q_norm and k_norm (d) or null; padding (B): columns before a row's
-// first token; keys and values (B, R, W, d); out (N, H, d).
+// first token; keys and values (B, R, W, d), in the format of qkv; out (N, H, d).
 void decode_attention_f32(const float *qkv, const int64_t *offsets, const float *rotations, const float *q_norm,
                           const float *k_norm, float eps, const int64_t *padding, float *keys, float *values,
                           int64_t rows, int64_t heads, int64_t kv_heads, int64_t d, int64_t width, int64_t column,
@@ -409,7 +466,7 @@ void decode_attention_f32(const float *qkv, const int64_t *offsets, const float 
 }
 
 void decode_attention_bf16(const bf16 *qkv, const int64_t *offsets, const float *rotations, const bf16 *q_norm,
-                           const bf16 *k_norm, float eps, const int64_t *padding, float *keys, float *values,
+                           const bf16 *k_norm, float eps, const int64_t *padding, bf16 *keys, bf16 *values,
                            int64_t rows, int64_t heads, int64_t kv_heads, int64_t d, int64_t width, int64_t column,
                            int64_t window, bf16 *out) {
     decode(qkv, offsets, rotations, q_norm, k_norm, eps, padding, keys, values, rows, heads, kv_heads, d, width, column,

@@ -225,12 +225,13 @@ def decode_attention(
     offsets_B1: Tensor | None = None,
 ) -> Tensor:
     """New tokens of every row, (N, H * d) in the format of ``qkv``: norms and rotation as :func:`rotate_pairs`, their
-    keys and values written to the float32 cache from ``column`` on, attention from the row's first column to the token;
-    float32 or bfloat16. ``offsets``: where the tokens of each row begin, and N; one token a row when left out."""
+    keys and values written to the cache, of that format too, from ``column`` on, attention in float32 from the row's
+    first column to the token; float32 or bfloat16. ``offsets``: where the tokens of each row begin, and N; one token a row when left out."""
     tokens, all_heads, width = qkv_NHd.shape
     rows, kv_heads, columns = keys_BRWd.shape[:3]
     heads = all_heads - 2 * kv_heads
     out_ND = torch.empty(tokens, heads * width, dtype=qkv_NHd.dtype)
+    assert keys_BRWd.dtype == values_BRWd.dtype == qkv_NHd.dtype
     _kernel("decode_attention", qkv_NHd)(
         qkv_NHd.data_ptr(),
         _at(offsets_B1),

@@ -38,6 +38,28 @@ static inline float sum(vec x) {
     return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
 }
 
+// Of pairs of vectors, in blocks of 2 * WIDTH lanes: the sums of each one's two halves, those of a before those of b.
+template <int WIDTH>
+static inline vec sums_of_halves(vec a, vec b) {
+    ivec low, high;
+    for (int i = 0; i < LANES; i++) {
+        int block = i / (2 * WIDTH) * (2 * WIDTH), rest = i % (2 * WIDTH);
+        low[i] = block + (rest < WIDTH ? rest : LANES + rest - WIDTH);
+        high[i] = low[i] + WIDTH;
+    }
+    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// The sums of LANES vectors, in their order; what is in them is lost.
+template <int WIDTH = LANES / 2>
+static inline vec sums(vec *x) {
+    for (int i = 0; i < WIDTH; i++) x[i] = sums_of_halves<WIDTH>(x[i], x[i + WIDTH]);
+    if constexpr (WIDTH > 1)
+        return sums<WIDTH / 2>(x);
+    else
+        return x[0];
+}
+
 static inline float largest(vec x) {
     float m = x[0];
     for (int i = 1; i < LANES; i++) m = x[i] > m ? x[i] : m;

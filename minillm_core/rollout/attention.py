@@ -176,11 +176,11 @@ class TorchAttention:
 
 
 class KernelAttention(TorchAttention):
-    """The same on a CPU, in float32 whatever the weights are: one call for each layer, and no row is
-    padded. The kernels tell what a row may see from its padding alone."""
+    """The same on a CPU, computed in float32 whatever the format of the weights and of the cache: one call for each
+    layer, and no row is padded. The kernels tell what a row may see from its padding alone."""
 
-    def __init__(self, shape: HeadShape, norms: Sequence[HeadNorms]) -> None:
-        super().__init__(shape, norms, torch.float32)
+    def __init__(self, shape: HeadShape, norms: Sequence[HeadNorms], dtype: torch.dtype) -> None:
+        super().__init__(shape, norms, dtype)
         self.biased_windows = frozenset()
 
     def parts(

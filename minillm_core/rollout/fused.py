@@ -103,7 +103,7 @@ class FusedDecoder:
         self._kernels = ops.fits(self._norm_out_D, half=True)
         norms = [layer.head_norms for layer in self._layers]
         if self._kernels:
-            self._attention: TorchAttention = KernelAttention(self._shape, norms)
+            self._attention: TorchAttention = KernelAttention(self._shape, norms, self.dtype)
         else:
             # On a CPU attention over few queries is faster in float32, and exact, whatever format the weights have.
             self._attention = TorchAttention(self._shape, norms, torch.float32 if self.device.type == "cpu" else dtype)
