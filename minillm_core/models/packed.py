@@ -40,6 +40,10 @@ class PackedRows:
         """Layers that have asked so far: a model that does not hand this on leaves it at 0."""
         self.offsets = torch.tensor([0, *itertools.accumulate(self.lengths)])
         """Where each row begins, and N; on the host."""
+        self.chosen_N: torch.Tensor | None = None
+        """Places of the tokens whose final hidden states are asked for, where not all are."""
+        self.chosen_alone = False
+        """Whether the model gave these alone (:mod:`minillm_core.models.last_layer`)."""
         self._device = device
         self._grid_N: torch.Tensor | None = None
         self._windows: dict[tuple[int, int], torch.Tensor] = {}
@@ -76,24 +80,35 @@ def packable(model: nn.Module) -> bool:
     return config.model_type in PACKED_FAMILIES and config._attn_implementation == "sdpa"
 
 
-def joined_hidden_states(model: nn.Module, input_ids_N: torch.Tensor, rows: PackedRows) -> torch.Tensor:
-    """Final hidden states (N, D) of rows that stand one behind the other; padded in between where it must be."""
+def joined_hidden_states(
+    model: nn.Module, input_ids_N: torch.Tensor, rows: PackedRows, chosen_N: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Final hidden states (N, D) of rows that stand one behind the other; padded in between where it must be.
+
+    ``chosen_N``: places of the tokens whose states to return, in their order; all when left out.
+    """
     if packable(model):
-        return packed_hidden_states(model, input_ids_N, rows)
+        return packed_hidden_states(model, input_ids_N, rows, chosen_N)
     grid_N, shape = rows.grid(), (len(rows.lengths), rows.longest)
     flat = input_ids_N.new_zeros(shape[0] * shape[1])
     input_ids_BT = flat.index_copy(0, grid_N, input_ids_N).view(shape)
     mask_BT = flat.index_fill(0, grid_N, 1).view(shape)
-    return hidden_states(model, input_ids_BT, mask_BT).flatten(0, 1).index_select(0, grid_N)
+    wanted_N = grid_N if chosen_N is None else grid_N.index_select(0, chosen_N)
+    return hidden_states(model, input_ids_BT, mask_BT).flatten(0, 1).index_select(0, wanted_N)
 
 
-def packed_hidden_states(model: nn.Module, input_ids_N: torch.Tensor, rows: PackedRows) -> torch.Tensor:
+def packed_hidden_states(
+    model: nn.Module, input_ids_N: torch.Tensor, rows: PackedRows, chosen_N: torch.Tensor | None = None
+) -> torch.Tensor:
     """The same for a :func:`packable` model, in one run. Raises RuntimeError where it leaves ``rows`` aside."""
     tokens = input_ids_N.shape[0]
     extra = padded_tokens(tokens, next(model.parameters()).dtype, input_ids_N.device) - tokens
     if extra:  # tokens whose hidden states nobody reads: they leave no trace in any gradient
         rows = rows.filled(extra)
         input_ids_N = torch.cat([input_ids_N, input_ids_N.new_zeros(extra)])
+    # Where no token counts the model is run all the same, so that a rank keeps in step with the others.
+    rows.chosen_N = chosen_N if chosen_N is not None and chosen_N.numel() else None
+    rows.chosen_alone = False
     # A mask of four axes is taken as it is, so that transformers makes none of N x N itself.
     no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=input_ids_N.device)
     output = base_model(model)(
@@ -106,7 +121,9 @@ def packed_hidden_states(model: nn.Module, input_ids_N: torch.Tensor, rows: Pack
     if rows.calls == 0:
         raise RuntimeError(f"{type(unwrapped(model)).__name__} does not hand packed rows on to its attention")
     hidden_ND: torch.Tensor = output.last_hidden_state[0]
-    return hidden_ND[:tokens]
+    if rows.chosen_alone:
+        return hidden_ND
+    return hidden_ND[:tokens] if chosen_N is None else hidden_ND.index_select(0, chosen_N)
 
 
 def _attention(

@@ -226,7 +226,8 @@ def decode_attention(
 ) -> Tensor:
     """New tokens of every row, (N, H * d) in the format of ``qkv``: norms and rotation as :func:`rotate_pairs`, their
     keys and values written to the cache, of that format too, from ``column`` on, attention in float32 from the row's
-    first column to the token; float32 or bfloat16. ``offsets``: where the tokens of each row begin, and N; one token a row when left out."""
+    first column to the token; float32 or bfloat16. ``offsets``: where the tokens of each row begin, and N; one token a
+    row when left out."""
     tokens, all_heads, width = qkv_NHd.shape
     rows, kv_heads, columns = keys_BRWd.shape[:3]
     heads = all_heads - 2 * kv_heads

@@ -16,6 +16,7 @@ share one of R key-value heads), d width of a head, V vocabulary, P positions.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -186,19 +187,29 @@ class FusedDecoder:
         half = self._shape.width // 2
         self._table_P = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
 
-    def _run(self, tokens_N: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """Final hidden states (N, D), norm applied."""
+    def _run(self, tokens_N: torch.Tensor, attend: Attend, chosen_C: torch.Tensor | None = None) -> torch.Tensor:
+        """Final hidden states (N, D), norm applied; those of the ``chosen`` tokens alone where given (their places)."""
         tokens = tokens_N.shape[0]
-        extra = padded_tokens(tokens, self.dtype, self.device) - tokens if self._layers[0].qkv.makes_code else 0
+        extra = self._extra(tokens)
         self.positions += tokens
         x_ND = self._embedding_VD[nn.functional.pad(tokens_N, (0, extra))].to(self.dtype)
         for index, layer in enumerate(self._layers):
             qkv_NHd = layer.qkv(self._norm(x_ND, layer.norm_in_D)).unflatten(1, (-1, self._shape.width))
             mixed_ND = attend(index, qkv_NHd[:tokens]).to(self.dtype)
+            if chosen_C is not None and index + 1 == len(self._layers):
+                # What follows the last attention is of no use to other tokens.
+                mixed_ND, x_ND = mixed_ND.index_select(0, chosen_C), x_ND.index_select(0, chosen_C)
+                tokens = chosen_C.shape[0]
+                extra = self._extra(tokens)
+                x_ND = nn.functional.pad(x_ND, (0, 0, 0, extra))
             x_ND = layer.out.plus(nn.functional.pad(mixed_ND, (0, 0, 0, extra)) if extra else mixed_ND, x_ND)
             normed_ND = self._norm(x_ND, layer.norm_mid_D)
             x_ND = layer.down.plus(layer.gate.gated(normed_ND, layer.up), x_ND)
         return self._norm(x_ND[:tokens], self._norm_out_D)
+
+    def _extra(self, tokens: int) -> int:
+        """Tokens to fill up with, which nobody reads."""
+        return padded_tokens(tokens, self.dtype, self.device) - tokens if self._layers[0].qkv.makes_code else 0
 
     def _norm(self, x_ND: torch.Tensor, weight_D: torch.Tensor) -> torch.Tensor:
         if self._kernels:
@@ -259,9 +270,13 @@ class FusedDecoder:
             lengths = [len(row) for row in rows]
             piece = Piece(0, len(rows), max(lengths), [0] * len(rows), lengths, self.device)
             tokens_N = padded(rows, self.device, left=False).flatten()[piece.index_N]
-            hidden_ND = self._run(tokens_N, self._attention.alone(self._table_P, piece))
-            for row, part in zip(order[begin:end], hidden_ND.split(lengths), strict=True):
-                hidden[row] = part[first[row] :].clone()
+            starts = [first[row] for row in order[begin:end]]
+            spans = list(zip(itertools.accumulate(lengths, initial=0), starts, lengths, strict=False))
+            runs = [torch.arange(offset + start, offset + length) for offset, start, length in spans]
+            chosen_C = torch.cat(runs).to(self.device, non_blocking=True)
+            hidden_CD = self._run(tokens_N, self._attention.alone(self._table_P, piece), chosen_C)
+            for row, part in zip(order[begin:end], hidden_CD.split([len(run) for run in runs]), strict=True):
+                hidden[row] = part
         return hidden
 
     def retire(self, keep: torch.Tensor) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from minillm_core.models.families import OutputHead, output_head, unwrapped
 from minillm_core.models.fast_layers import add_embedding_gradients_in_place, use_fast_layers
+from minillm_core.models.last_layer import end_with_chosen_tokens
 from minillm_core.models.packed import PackedRows, joined_hidden_states
 from minillm_core.models.saved_norms import NormsComputedAgain
 from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden, policy_loss_from_hidden
@@ -65,6 +66,7 @@ class StudentModule(nn.Module):
         self._adds_gradient = False
         # A tuple keeps the teacher's weight out of this module's parameters.
         self._teacher_head = (teacher_head,)
+        end_with_chosen_tokens(model)
         self._fast_layers = zero_stage < 3 and use_fast_layers(model) > 0
         if zero_stage >= 3:
             # The head's weight is used outside of its own module's forward, where ZeRO-3 would not gather it.
@@ -87,8 +89,7 @@ class StudentModule(nn.Module):
         """Hidden states (N, D) that predict the counted tokens."""
         again = self._fast_layers and batch.input_ids_M.device.type == "cpu"
         with NormsComputedAgain() if again else nullcontext():
-            hidden_MD = joined_hidden_states(self.model, batch.input_ids_M, batch.rows)
-        return hidden_MD.index_select(0, batch.select_N)
+            return joined_hidden_states(self.model, batch.input_ids_M, batch.rows, batch.select_N)
 
     def forward(self, batch: MicroBatch, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
         with self.stopwatch.timed("student_forward"):

@@ -77,6 +77,14 @@ def test_score_is_the_forward_pass(kind: str, make_model: Make, prompts: list[li
         torch.testing.assert_close(hidden, _forward(model, prompt)[1][begin:], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_rows_of_which_nothing_is_asked_have_no_states(kind: str, make_model: Make) -> None:
+    decoder = make_decoder(make_model(kind))
+    none, some = decoder.score([[3, 4, 5], [6, 7]], [3, 1])
+    assert none.shape == (0, decoder.hidden_size) and some.shape == (1, decoder.hidden_size)
+    assert decoder.score([[3, 4]], [2])[0].shape == (0, decoder.hidden_size)
+
+
 @pytest.mark.parametrize("kind", FUSED)
 def test_tokens_that_fill_up_change_nothing(
     kind: str, make_model: Make, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,10 @@ def layers_of_the_family(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(student, "use_fast_layers", lambda model: 0)
 
 
+def all_tokens_to_the_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(student, "end_with_chosen_tokens", lambda model: False)
+
+
 def products_of_torch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(products, "onednn_pays", lambda: False)
     patch.setattr(products, "kernels_pay", lambda: False)
@@ -44,8 +48,9 @@ def rows_one_by_one(patch: pytest.MonkeyPatch) -> None:
 OFF: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], ...]] = {
     "padded": (padded,),
     "layers": (layers_of_the_family,),
+    "last layer": (all_tokens_to_the_end,),
     "kernels": (no_kernels,),
-    "all": (padded, layers_of_the_family, products_of_torch, no_kernels, rows_one_by_one),
+    "all": (padded, layers_of_the_family, all_tokens_to_the_end, products_of_torch, no_kernels, rows_one_by_one),
 }
 
 
