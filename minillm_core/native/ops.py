@@ -4,24 +4,20 @@ Every function wants contiguous tensors of one of the number formats named, unle
 :func:`fits` first, which also says whether there are any kernels.
 
 Axes: N tokens of all rows joined, D width, H query heads, R key-value heads, d width of a head, B decoding rows,
-W columns of the cache, P positions, V vocabulary; I inputs and O outputs of a product.
+W columns of the cache, P positions, V vocabulary.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minillm_core.native.library import load
 
-Then = Literal["store", "add", "gate"]
-"""What a product p does to what is there, o: it becomes p, o + p, or silu(o) * p."""
-_THEN = {"store": 0, "add": 1, "gate": 2}
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _BLOCK = 256
 
@@ -34,14 +30,16 @@ def fits(*tensors: Tensor, half: bool = False) -> bool:
     return all(tensor.device.type == "cpu" and tensor.dtype == first for tensor in tensors) and load() is not None
 
 
-def _kernel(name: str, like: Tensor) -> Callable[..., Any]:
+def kernel(name: str, like: Tensor) -> Callable[..., Any]:
+    """The kernel of this name for the number format of a tensor; :func:`fits` says whether there is one."""
     library = load()
     assert isinstance(library, ctypes.CDLL)
-    kernel: Callable[..., Any] = getattr(library, f"{name}_{_SUFFIX[like.dtype]}")
-    return kernel
+    function: Callable[..., Any] = getattr(library, f"{name}_{_SUFFIX[like.dtype]}")
+    return function
 
 
-def _at(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor lies, null for none."""
     return None if tensor is None else tensor.data_ptr()
 
 
@@ -52,7 +50,7 @@ def norm(x_ND: Tensor, weight_D: Tensor, eps: float, *, scales: bool = False) ->
     width = x_ND.shape[-1]
     tokens = x_ND.numel() // width
     scales_N = torch.empty(tokens) if scales else None
-    _kernel("norm", x_ND)(x_ND.data_ptr(), weight_D.data_ptr(), out_ND.data_ptr(), _at(scales_N), tokens, width, eps)
+    kernel("norm", x_ND)(x_ND.data_ptr(), weight_D.data_ptr(), out_ND.data_ptr(), address(scales_N), tokens, width, eps)
     return out_ND, scales_N
 
 
@@ -61,7 +59,7 @@ def norm_backward(x_ND: Tensor, scales_N: Tensor, weight_D: Tensor, grad_ND: Ten
     grad_ND = grad_ND.contiguous()
     by_x_ND, by_weight_D = torch.empty_like(x_ND), torch.empty_like(weight_D)
     width = weight_D.shape[0]
-    _kernel("norm_backward", x_ND)(
+    kernel("norm_backward", x_ND)(
         x_ND.data_ptr(),
         scales_N.data_ptr(),
         weight_D.data_ptr(),
@@ -76,13 +74,13 @@ def norm_backward(x_ND: Tensor, scales_N: Tensor, weight_D: Tensor, grad_ND: Ten
 
 def silu_times(gate_ND: Tensor, up_ND: Tensor, out_ND: Tensor) -> Tensor:
     """``silu(gate) * up`` into ``out``, which may be either of them; float32 or bfloat16."""
-    _kernel("silu_times", gate_ND)(gate_ND.data_ptr(), up_ND.data_ptr(), out_ND.data_ptr(), gate_ND.numel())
+    kernel("silu_times", gate_ND)(gate_ND.data_ptr(), up_ND.data_ptr(), out_ND.data_ptr(), gate_ND.numel())
     return out_ND
 
 
 def silu_times_backward(gate_ND: Tensor, up_ND: Tensor, grad_ND: Tensor) -> None:
     """Overwrites ``gate`` and ``up`` by the gradients by them, and ``grad``, that by the product, by the product."""
-    _kernel("silu_times_backward", gate_ND)(gate_ND.data_ptr(), up_ND.data_ptr(), grad_ND.data_ptr(), gate_ND.numel())
+    kernel("silu_times_backward", gate_ND)(gate_ND.data_ptr(), up_ND.data_ptr(), grad_ND.data_ptr(), gate_ND.numel())
 
 
 def rotate_halves(x_NHd: Tensor, cosine_Nd: Tensor, sine_Nd: Tensor, *, back: bool = False) -> None:
@@ -91,7 +89,7 @@ def rotate_halves(x_NHd: Tensor, cosine_Nd: Tensor, sine_Nd: Tensor, *, back: bo
     Tokens may have any stride; the heads of one are contiguous.
     """
     tokens, heads, width = x_NHd.shape
-    _kernel("rotate_halves", x_NHd)(
+    kernel("rotate_halves", x_NHd)(
         x_NHd.data_ptr(),
         cosine_Nd.data_ptr(),
         sine_Nd.data_ptr(),
@@ -116,12 +114,12 @@ def rotate_pairs(
     ``table[position]`` on the pairs (2i, 2i + 1). A float32 input is overwritten; float32 or bfloat16."""
     tokens, heads, width = qkv_NHd.shape
     out_NHd = qkv_NHd if qkv_NHd.dtype == torch.float32 else torch.empty(qkv_NHd.shape)
-    _kernel("rotate_pairs", qkv_NHd)(
+    kernel("rotate_pairs", qkv_NHd)(
         qkv_NHd.data_ptr(),
         table_P.data_ptr(),
         positions_N.data_ptr(),
-        _at(q_norm_d),
-        _at(k_norm_d),
+        address(q_norm_d),
+        address(k_norm_d),
         eps,
         tokens,
         heads - 2 * kv_heads,
@@ -149,7 +147,7 @@ def rows_attention(
     tokens, heads, width = q_NHd.shape
     out_NHd = torch.empty(tokens, heads, width)
     log_sums_NH = torch.empty(tokens, heads) if log_sums else None
-    _kernel("rows_attention", q_NHd)(
+    kernel("rows_attention", q_NHd)(
         q_NHd.data_ptr(),
         q_NHd.stride(0),
         k_NRd.data_ptr(),
@@ -164,7 +162,7 @@ def rows_attention(
         window or 0,
         scale,
         out_NHd.data_ptr(),
-        _at(log_sums_NH),
+        address(log_sums_NH),
     )
     return out_NHd, log_sums_NH
 
@@ -186,7 +184,7 @@ def rows_attention_backward(
     kv_heads = k_NRd.shape[1]
     by_q = torch.empty(tokens, heads, width)
     by_k, by_v = (torch.empty(tokens, kv_heads, width) for _ in range(2))
-    _kernel("rows_attention_backward", q_NHd)(
+    kernel("rows_attention_backward", q_NHd)(
         q_NHd.data_ptr(),
         q_NHd.stride(0),
         k_NRd.data_ptr(),
@@ -233,12 +231,12 @@ def decode_attention(
     heads = all_heads - 2 * kv_heads
     out_ND = torch.empty(tokens, heads * width, dtype=qkv_NHd.dtype)
     assert keys_BRWd.dtype == values_BRWd.dtype == qkv_NHd.dtype
-    _kernel("decode_attention", qkv_NHd)(
+    kernel("decode_attention", qkv_NHd)(
         qkv_NHd.data_ptr(),
-        _at(offsets_B1),
+        address(offsets_B1),
         table_P.data_ptr(),
-        _at(q_norm_d),
-        _at(k_norm_d),
+        address(q_norm_d),
+        address(k_norm_d),
         eps,
         padding_B1.data_ptr(),
         keys_BRWd.data_ptr(),
@@ -262,7 +260,7 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float) -> tuple[Tens
     token_B, logp_B = torch.empty(rows, dtype=torch.long), torch.empty(rows)
     scratch = torch.empty(rows, -(-vocab // _BLOCK), dtype=torch.float64)
     uniform_B = uniform_B.contiguous()
-    _kernel("draw", logits_BV)(
+    kernel("draw", logits_BV)(
         logits_BV.data_ptr(),
         logits_BV.stride(0),
         uniform_B.data_ptr(),
@@ -281,7 +279,7 @@ def logp(logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
     Rows may have any stride."""
     tokens, vocab = logits_NV.shape
     token_N, logp_N = token_N.contiguous(), torch.empty(tokens)
-    _kernel("logp", logits_NV)(
+    kernel("logp", logits_NV)(
         logits_NV.data_ptr(),
         logits_NV.stride(0),
         token_N.data_ptr(),
@@ -298,8 +296,8 @@ def loss_sums(student_NV: Tensor, teacher_NV: Tensor | None, temperature: float)
     largest a before that, log sum exp a, E_q[a], largest b, log sum exp b, E_q[a - b], E_p[b - a]; float32."""
     tokens, vocab = student_NV.shape
     sums = torch.empty(tokens, 7)
-    _kernel("loss_sums", student_NV)(
-        student_NV.data_ptr(), _at(teacher_NV), tokens, vocab, temperature, sums.data_ptr()
+    kernel("loss_sums", student_NV)(
+        student_NV.data_ptr(), address(teacher_NV), tokens, vocab, temperature, sums.data_ptr()
     )
     return sums
 
@@ -316,9 +314,9 @@ def loss_gradient(
     """Overwrites the student's logits by the gradient by them: ``by_token`` times q, plus ``by_reverse`` times the
     gradient of KL(q || p), plus ``by_forward`` times that of KL(p || q), over T; ``sums`` from :func:`loss_sums`."""
     tokens, vocab = student_NV.shape
-    _kernel("loss_gradient", student_NV)(
+    kernel("loss_gradient", student_NV)(
         student_NV.data_ptr(),
-        _at(teacher_NV),
+        address(teacher_NV),
         tokens,
         vocab,
         temperature,
@@ -327,136 +325,3 @@ def loss_gradient(
         by_reverse_N.data_ptr(),
         by_forward_N.data_ptr(),
     )
-
-
-@dataclass(frozen=True)
-class Panels:
-    """A weight (O, I) as :func:`panel_product` reads it: some outputs side by side, input by input."""
-
-    memory: Tensor
-    inputs: int
-    outputs: int
-
-
-def pack(weight_OI: Tensor, dtype: torch.dtype) -> Panels:
-    """Panels of ``dtype``, float32 or bfloat16 (rounded), of a float32 weight, copied."""
-    outputs, inputs = weight_OI.shape
-    panels = Panels(torch.empty(_panel_count(outputs) * inputs, dtype=dtype), inputs, outputs)
-    _pack("pack", panels.memory, weight_OI, panels.memory)
-    return panels
-
-
-def panel_product(
-    x_NI: Tensor,
-    weight: Panels,
-    bias_O: Tensor | None,
-    out_NO: Tensor | None = None,
-    *,
-    then: Then = "store",
-) -> Tensor:
-    """``x @ weight.T + bias``, float32, whatever the format of the weight: p.
-
-    ``out`` becomes what ``then`` says; it is made where left out. The last axis of both is contiguous.
-    """
-    return _panel_product("product", weight.memory, x_NI, weight, bias_O, out_NO, then)
-
-
-@dataclass(frozen=True)
-class PairPanels(Panels):
-    """A weight (O, I) as :func:`pair_product` reads it: two inputs of an output side by side."""
-
-
-def pack_pairs(weight_OI: Tensor) -> PairPanels:
-    """Panels of a weight of an even number of inputs, copied; float32 is rounded to bfloat16."""
-    outputs, inputs = weight_OI.shape
-    panels = PairPanels(torch.empty(_panel_count(outputs) * inputs, dtype=torch.bfloat16), inputs, outputs)
-    _pack("pack_pairs", weight_OI, weight_OI, panels.memory)
-    return panels
-
-
-def pair_product(
-    x_NI: Tensor,
-    weight: PairPanels,
-    bias_O: Tensor | None,
-    out_NO: Tensor | None = None,
-    *,
-    then: Then = "store",
-) -> Tensor:
-    """The same as :func:`panel_product` in bfloat16, with sums in float32."""
-    return _panel_product("product_of_pairs", x_NI, x_NI, weight, bias_O, out_NO, then)
-
-
-def _panel_product(
-    kernel: str, like: Tensor, x_NI: Tensor, weight: Panels, bias_O: Tensor | None, out_NO: Tensor | None, then: Then
-) -> Tensor:
-    if out_NO is None:
-        out_NO = torch.empty(x_NI.shape[0], weight.outputs, dtype=x_NI.dtype)
-    _kernel(kernel, like)(
-        x_NI.data_ptr(),
-        x_NI.stride(0),
-        weight.memory.data_ptr(),
-        _at(bias_O),
-        out_NO.data_ptr(),
-        out_NO.stride(0),
-        x_NI.shape[0],
-        weight.inputs,
-        weight.outputs,
-        _THEN[then],
-    )
-    return out_NO
-
-
-def _panel_count(outputs: int) -> int:
-    """Outputs, rounded up to whole panels."""
-    library = load()
-    assert isinstance(library, ctypes.CDLL)
-    panel = int(library.panel_outputs())
-    return -(-outputs // panel) * panel
-
-
-def _pack(kernel: str, like: Tensor, weight_OI: Tensor, memory: Tensor) -> None:
-    if weight_OI.stride(1) != 1:
-        weight_OI = weight_OI.contiguous()
-    outputs, inputs = weight_OI.shape
-    _kernel(kernel, like)(weight_OI.data_ptr(), weight_OI.stride(0), memory.data_ptr(), inputs, outputs)
-
-
-def product_by_rows(x_NI: Tensor, weight_OI: Tensor, out_NO: Tensor) -> Tensor:
-    """``x @ weight.T`` into ``out`` for few tokens and very many outputs, the weight as it is; float32.
-
-    The last axis of each is contiguous.
-    """
-    tokens, inputs = x_NI.shape
-    panels = torch.empty(_panel_count(tokens) * inputs)
-    _pack("pack", panels, x_NI, panels)
-    _kernel("product_by_rows", x_NI)(
-        panels.data_ptr(),
-        weight_OI.data_ptr(),
-        weight_OI.stride(0),
-        out_NO.data_ptr(),
-        out_NO.stride(0),
-        tokens,
-        inputs,
-        weight_OI.shape[0],
-    )
-    return out_NO
-
-
-def gradient_by_weight(grad_NO: Tensor, x_NI: Tensor, out_OI: Tensor, *, add: bool = False) -> Tensor:
-    """``grad.T @ x`` into ``out``, or added to it; float32. The last axis of each is contiguous."""
-    (tokens, outputs), inputs = grad_NO.shape, x_NI.shape[1]
-    panels = torch.empty(tokens * _panel_count(inputs))
-    _kernel("gradient_by_weight", grad_NO)(
-        grad_NO.data_ptr(),
-        grad_NO.stride(0),
-        x_NI.data_ptr(),
-        x_NI.stride(0),
-        panels.data_ptr(),
-        out_OI.data_ptr(),
-        out_OI.stride(0),
-        tokens,
-        inputs,
-        outputs,
-        int(add),
-    )
-    return out_OI

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minillm_core.native import ops
+from minillm_core.native import ops, panels
 
 _FEW_TOKENS, _MANY_OUTPUTS = 512, 8192
 _ANY_TOKENS = 64
@@ -111,7 +111,7 @@ def padded_tokens(tokens: int, dtype: torch.dtype, device: torch.device) -> int:
 def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``, (N, O), by the faster library; operands strided in any way, without gradient."""
     if bias_O is None and _goes_by_rows(x_NI, weight_OI):
-        return ops.product_by_rows(x_NI, weight_OI, torch.empty(x_NI.shape[0], weight_OI.shape[0]))
+        return panels.product_by_rows(x_NI, weight_OI, torch.empty(x_NI.shape[0], weight_OI.shape[0]))
     fits = x_NI.device.type == "cpu" and x_NI.dtype == torch.float32 and x_NI.numel() and weight_OI.numel()
     if fits and onednn_pays():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
@@ -123,7 +123,7 @@ def gradient_by_weight(grad_NO: Tensor, x_NI: Tensor) -> Tensor:
     """``grad.T @ x``, (O, I): the gradient of ``x @ weight.T`` by the weight, by the faster way; without gradient."""
     out_OI = torch.empty(grad_NO.shape[1], x_NI.shape[1], dtype=x_NI.dtype, device=x_NI.device)
     if _sums_over_tokens(grad_NO.t(), x_NI, out_OI):
-        return ops.gradient_by_weight(grad_NO, x_NI, out_OI)
+        return panels.gradient_by_weight(grad_NO, x_NI, out_OI)
     return linear(grad_NO.t(), x_NI.t())
 
 
@@ -159,10 +159,10 @@ def multiply_into(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor, *, add: bool = Fal
     ``a`` and ``b`` have one type and may be transposed or cut views.
     """
     if _sums_over_tokens(a_MK, b_KN, out_MN):
-        ops.gradient_by_weight(a_MK.t(), b_KN, out_MN, add=add)
+        panels.gradient_by_weight(a_MK.t(), b_KN, out_MN, add=add)
         return
     if not add and out_MN.dtype == a_MK.dtype and out_MN.stride(1) == 1 and _goes_by_rows(a_MK, b_KN.t()):
-        ops.product_by_rows(a_MK, b_KN.t(), out_MN)
+        panels.product_by_rows(a_MK, b_KN.t(), out_MN)
         return
     plain = a_MK.device.type != "cpu" or a_MK.dtype == torch.float64 or not onednn_pays()
     if plain and out_MN.dtype == a_MK.dtype:

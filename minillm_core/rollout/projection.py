@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minillm_core.native import ops
+from minillm_core.native import ops, panels
 from minillm_core.objectives import products
 
 
@@ -72,17 +72,17 @@ class PanelProjection(Projection):
     makes_code = False
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, *, half: bool) -> None:
-        panels = ops.pack(weight_OI, torch.bfloat16 if half else torch.float32)
-        super().__init__(panels, None if bias_O is None else bias_O.clone())
+        packed = panels.pack(weight_OI, torch.bfloat16 if half else torch.float32)
+        super().__init__(packed, None if bias_O is None else bias_O.clone())
 
     def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:
-        return ops.panel_product(x_NI, self._weight, self._bias)
+        return panels.panel_product(x_NI, self._weight, self._bias)
 
     def plus(self, x_NI: torch.Tensor, other_NO: torch.Tensor) -> torch.Tensor:
-        return ops.panel_product(x_NI, self._weight, self._bias, other_NO, then="add")
+        return panels.panel_product(x_NI, self._weight, self._bias, other_NO, then="add")
 
     def gated(self, x_NI: torch.Tensor, up: Any) -> torch.Tensor:
-        return ops.panel_product(x_NI, up._weight, up._bias, self(x_NI), then="gate")
+        return panels.panel_product(x_NI, up._weight, up._bias, self(x_NI), then="gate")
 
 
 class PairProjection(Projection):
@@ -91,16 +91,16 @@ class PairProjection(Projection):
     makes_code = False
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> None:
-        super().__init__(ops.pack_pairs(weight_OI), None if bias_O is None else bias_O.to(torch.bfloat16, copy=True))
+        super().__init__(panels.pack_pairs(weight_OI), None if bias_O is None else bias_O.to(torch.bfloat16, copy=True))
 
     def __call__(self, x_NI: torch.Tensor) -> torch.Tensor:
-        return ops.pair_product(x_NI, self._weight, self._bias)
+        return panels.pair_product(x_NI, self._weight, self._bias)
 
     def plus(self, x_NI: torch.Tensor, other_NO: torch.Tensor) -> torch.Tensor:
-        return ops.pair_product(x_NI, self._weight, self._bias, other_NO, then="add")
+        return panels.pair_product(x_NI, self._weight, self._bias, other_NO, then="add")
 
     def gated(self, x_NI: torch.Tensor, up: Any) -> torch.Tensor:
-        return ops.pair_product(x_NI, up._weight, up._bias, self(x_NI), then="gate")
+        return panels.pair_product(x_NI, up._weight, up._bias, self(x_NI), then="gate")
 
 
 def project(

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 import torch
 
-from minillm_core.native import ops
+from minillm_core.native import panels
 from minillm_core.native.library import load
 from minillm_core.objectives import products
 
@@ -31,7 +31,7 @@ def test_which_products_go_by_rows(tokens: int, outputs: int, by_rows: bool) -> 
     x, weight = torch.randn(tokens, 5), torch.randn(outputs, 5)
     expected = (x.double() @ weight.double().t()).float()
     out = torch.empty(tokens, outputs)
-    with mock.patch.object(ops, "product_by_rows", wraps=ops.product_by_rows) as kernel:
+    with mock.patch.object(panels, "product_by_rows", wraps=panels.product_by_rows) as kernel:
         torch.testing.assert_close(products.linear(x, weight), expected, rtol=1e-5, atol=1e-5)
         products.multiply_into(out, x, weight.t())
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
@@ -42,7 +42,7 @@ def test_sums_and_other_layouts_stay_with_the_library() -> None:
     x, weight = torch.randn(4, 6), torch.randn(WIDE, 6)
     out = torch.ones(4, WIDE)
     across = torch.empty(WIDE, 4).t()
-    with mock.patch.object(ops, "product_by_rows", side_effect=AssertionError):
+    with mock.patch.object(panels, "product_by_rows", side_effect=AssertionError):
         products.multiply_into(out, x, weight.t(), add=True)
         products.multiply_into(across, x, weight.t())
         turned = products.linear(x.t().contiguous().t(), weight)
@@ -64,7 +64,7 @@ def test_sums_over_tokens(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
     monkeypatch.setattr(products, "kernels_pay", lambda: pays)
     grad, x = torch.randn(9, 7), torch.randn(9, 5)
     out = torch.ones(7, 5)
-    with mock.patch.object(ops, "gradient_by_weight", wraps=ops.gradient_by_weight) as kernel:
+    with mock.patch.object(panels, "gradient_by_weight", wraps=panels.gradient_by_weight) as kernel:
         torch.testing.assert_close(products.gradient_by_weight(grad, x), grad.t() @ x)
         products.multiply_into(out, grad.t(), x, add=True)
         assert kernel.call_count == (2 if pays else 0)
@@ -82,7 +82,7 @@ def test_sums_over_tokens(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("processor", "capability", "kernels", "panels", "pairs"),
+    ("processor", "capability", "kernels", "whole", "pairs"),
     [
         ("vendor_id\t: AuthenticAMD\nflags\t: avx512_bf16\n", "AVX512", True, True, True),
         ("vendor_id\t: AuthenticAMD\nflags\t: avx512f\n", "AVX512", True, True, False),
@@ -91,14 +91,14 @@ def test_sums_over_tokens(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
     ],
 )
 def test_the_processor_decides(
-    monkeypatch: pytest.MonkeyPatch, processor: str, capability: str, kernels: bool, panels: bool, pairs: bool
+    monkeypatch: pytest.MonkeyPatch, processor: str, capability: str, kernels: bool, whole: bool, pairs: bool
 ) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(products, "_processor", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(products, "bfloat16_pays", products.bfloat16_pays.__wrapped__)
     assert products.kernels_pay.__wrapped__() is kernels
-    assert products.panels_pay.__wrapped__() is panels
+    assert products.panels_pay.__wrapped__() is whole
     assert products.pairs_pay.__wrapped__() is pairs
 
 

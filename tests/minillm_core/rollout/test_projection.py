@@ -69,20 +69,6 @@ def test_rounded_weights(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(made(x).double(), x.double() @ rounded.t(), atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("inputs", [2, 90, 1100])
-@pytest.mark.parametrize("rows", [1, 6, 13, 17, 32, 200])
-def test_pairs(rows: int, inputs: int) -> None:
-    """Sums are float32: what is left is the rounding of the result. Rows and weights may be parts of others."""
-    torch.manual_seed(0)
-    weight, x = torch.randn(45, inputs + 6).bfloat16()[:, :inputs], torch.randn(rows, inputs + 4).bfloat16()[:, :inputs]
-    expected = x.double() @ weight.double().t()
-    found = ops.pair_product(x, ops.pack_pairs(weight), None)
-    torch.testing.assert_close(found.double(), expected, atol=1e-4 * inputs**0.5, rtol=2.0**-8)
-    exact = torch.randn(45, inputs)
-    from_exact, from_rounded = ops.pack_pairs(exact), ops.pack_pairs(exact.bfloat16())
-    assert torch.equal(from_exact.memory.view(torch.int16), from_rounded.memory.view(torch.int16))
-
-
 def test_weights_that_pair() -> None:
     """Where the processor multiplies pairs; an odd number of inputs has none."""
     kind = type(project(torch.randn(8, 4).bfloat16()))
@@ -91,12 +77,12 @@ def test_weights_that_pair() -> None:
     assert type(project(torch.randn(8, 4))) is not PairProjection
 
 
-@pytest.mark.parametrize("panels", [False, True])
-def test_whole_rows(panels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("faster", [False, True])
+def test_whole_rows(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In panels where they are faster, which make no code for each number of tokens; else weights are shared."""
-    monkeypatch.setattr(products, "panels_pay", lambda: panels)
+    monkeypatch.setattr(products, "panels_pay", lambda: faster)
     made = project(torch.randn(8, 4), many_tokens=True)
-    assert type(made) is (PanelProjection if panels else Projection) and made.makes_code is not panels
+    assert type(made) is (PanelProjection if faster else Projection) and made.makes_code is not faster
 
 
 def test_weights_are_copied(form: str) -> None:
