@@ -1,5 +1,5 @@
-// Vectors of the processor's width, through the compiler's own vector types: no intrinsics, so that the same
-// text serves AVX2, AVX-512 and anything else that g++ knows.
+// Vectors of the processor's width, through the compiler's own vector types: no intrinsics (but to round to bfloat16,
+// where there is an instruction for it), so that the same text serves AVX2, AVX-512 and anything else that g++ knows.
 #pragma once
 
 #include <cmath>
