@@ -12,28 +12,28 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
-from api import errors, openapi
 from api.artifacts.endpoints import router as artifacts
 from api.auth import authenticator
 from api.checkpoints.endpoints import router as checkpoints
-from api.dependencies import Services
+from api.deps import Services
 from api.files.endpoints import router as files
 from api.health.endpoints import router as health
 from api.health.metrics import JobCollector
 from api.history.endpoints import router as history
+from api.http import errors, openapi
+from api.http.middleware.authentication import AuthenticationMiddleware
+from api.http.middleware.body_limit import BodyLimitMiddleware
+from api.http.middleware.metrics import MetricsMiddleware, RequestMetrics
+from api.http.middleware.request_id import RequestIdMiddleware
+from api.http.parameters import only_known_parameters
 from api.jobs.endpoints import router as jobs
 from api.keys.endpoints import router as keys
-from api.middleware.authentication import AuthenticationMiddleware
-from api.middleware.body_limit import BodyLimitMiddleware
-from api.middleware.metrics import MetricsMiddleware, RequestMetrics
-from api.middleware.request_id import RequestIdMiddleware
 from api.models.endpoints import router as models
 from api.models.registry import Registry
-from api.parameters import only_known_parameters
 from api.workers.endpoints import router as workers
-from store.blobs import LocalBlobs
 from store.broker import make_celery
-from store.database import Database
+from store.bytes.blobs import LocalBlobs
+from store.db.database import Database
 from store.settings import Settings
 
 # A job is a page of JSON; a fork's overrides too. Files have their own limit.

@@ -12,9 +12,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.exc import DBAPIError
 
-from api.dependencies import Services
-from api.problems import Forbidden
-from store.keys import KeyRepository
+from api.deps import Services
+from api.http.problems import Forbidden
+from store.api_keys import KeyRepository
 
 log = logging.getLogger(__name__)
 

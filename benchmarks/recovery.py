@@ -33,10 +33,10 @@ from sqlalchemy import select
 from benchmarks.chaos import tinyjobs
 from benchmarks.chaos.stack import Stack, running
 from client import MinillmClient
-from store.database import Database
+from store.db.database import Database
+from store.db.tables import Attempt, Event
 from store.settings import Settings
-from store.tables import Attempt, Event
-from worker.process_group import attempt_processes
+from worker.process.group import attempt_processes
 
 PATIENCE_SECONDS = 300.0
 Times = dict[str, list[float]]

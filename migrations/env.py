@@ -5,10 +5,10 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from store.columns import Key, UtcDateTime, Word
-from store.database import Database
+from store.db.database import Database
+from store.db.tables import Base
+from store.db.types import Key, UtcDateTime, Word
 from store.settings import get_settings
-from store.tables import Base
 
 
 def render_item(kind: str, item: object, _autogen: object) -> str | bool:

@@ -1,4 +1,4 @@
-"""Uploaded files: their rows. The content is in :mod:`store.blobs` under the same id."""
+"""Uploaded files: their rows. The content is in :mod:`store.bytes.blobs` under the same id."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import datetime as dt
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
-from store.clock import database_now
-from store.errors import Conflict, NotFound
-from store.paging import Order, Page, page
-from store.printable import printable
-from store.tables import File, Job
-from store.vocabulary import TERMINAL
+from store.db.clock import database_now
+from store.db.errors import Conflict, NotFound
+from store.db.paging import Order, Page, page
+from store.db.printable import printable
+from store.db.tables import File, Job
+from store.jobs.vocabulary import TERMINAL
 
 
 class FileRepository:

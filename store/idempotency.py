@@ -9,9 +9,9 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from store.clock import database_now
-from store.errors import IdempotencyInProgress, IdempotencyMismatch
-from store.tables import IdempotencyKey
+from store.db.clock import database_now
+from store.db.errors import IdempotencyInProgress, IdempotencyMismatch
+from store.db.tables import IdempotencyKey
 
 _KEPT = dt.timedelta(hours=24)
 _ABANDONED = dt.timedelta(seconds=60)

@@ -9,12 +9,12 @@ from pathlib import Path
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
-from store.clock import database_now
-from store.errors import NotFound
-from store.ids import new_id
-from store.model_folders import ModelDescription, NotAModel, describe
-from store.paging import Order, Page, page
-from store.tables import Job, Model
+from store.bytes.model_folders import ModelDescription, NotAModel, describe
+from store.db.clock import database_now
+from store.db.errors import NotFound
+from store.db.ids import new_id
+from store.db.paging import Order, Page, page
+from store.db.tables import Job, Model
 
 logger = logging.getLogger(__name__)
 

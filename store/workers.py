@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from store.clock import database_now
-from store.errors import NotFound
-from store.ids import new_id
-from store.printable import printable
-from store.tables import Job, Worker
-from store.vocabulary import HELD
+from store.db.clock import database_now
+from store.db.errors import NotFound
+from store.db.ids import new_id
+from store.db.printable import printable
+from store.db.tables import Job, Worker
+from store.jobs.vocabulary import HELD
 
 _LATE_HEARTBEATS = 3
 

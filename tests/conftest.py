@@ -14,8 +14,9 @@ import psycopg
 import pytest
 from sqlalchemy import delete
 
-from store.database import Database
-from store.tables import Base
+from store.db import schema
+from store.db.database import Database
+from store.db.tables import Base
 from tests import services
 
 FIRST = (
@@ -53,7 +54,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty SQLite file."""
     path = tmp_path_factory.mktemp("template") / "template.db"
     database = Database(f"sqlite:///{path}")
-    database.migrate()
+    schema.upgrade(database.engine)
     database.dispose()
     return path
 
@@ -66,7 +67,7 @@ def postgres_database() -> Iterator[str]:
     _drop_leftovers(server)
     with fresh_postgres_database(server) as url:
         database = Database(url)
-        database.migrate()
+        schema.upgrade(database.engine)
         database.dispose()
         yield url
 
@@ -102,7 +103,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """The same as :class:`store.database.Database`."""
+    """The same as :class:`store.db.database.Database`."""
     database = Database(database_url)
     yield database
     database.dispose()

@@ -103,7 +103,7 @@ class TestWheel:
             archive.extractall(tmp_path / "installed")
         database = tmp_path / "fresh.db"
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "store.migrate"],
+            [sys.executable, "-P", "-m", "migrations"],
             cwd=tmp_path,
             env={
                 "PYTHONPATH": str(tmp_path / "installed"),

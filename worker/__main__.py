@@ -19,13 +19,13 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store.database import Database
+from store.db.database import Database
 from store.settings import Settings, get_settings
 from store.workers import WorkerRepository
 from worker.claiming import ClaimLoop
 from worker.doorbell import DOORBELL_VARIABLE, Doorbell
+from worker.embedded.child import start_leashed
 from worker.launcher import TorchLauncher, TrainerLauncher
-from worker.leash import start_leashed
 from worker.slot import Slot
 from worker.startup import UNAVAILABLE, configure_logging, end_on_sigterm, wait_for_schema
 

@@ -12,17 +12,17 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store.database import Database
-from store.errors import NotFound
-from store.leases import Claim, claim
+from store.db.database import Database
+from store.db.errors import NotFound
+from store.jobs.leases import Claim, claim
 from store.models import ModelRepository
 from store.settings import Settings
 from store.workers import WorkerRepository
+from worker.attempt.supervisor import Supervisor
 from worker.doorbell import Doorbell
-from worker.guardian import boot_time
 from worker.launcher import TrainerLauncher
+from worker.process.guardian import boot_time
 from worker.slot import Slot
-from worker.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import sys
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store.database import Database
+from store.db.database import Database
 from store.settings import Settings, get_settings
 from store.workers import WorkerRepository
 

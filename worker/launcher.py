@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import minillm_core.spec
-from worker.process_group import ProcessGroup
+from worker.process.group import ProcessGroup
 
 
 class TrainerLauncher(Protocol):

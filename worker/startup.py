@@ -10,7 +10,8 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store.database import Database
+from store.db import schema
+from store.db.database import Database
 
 UNAVAILABLE = 69
 """Exit code where the database is missing or its schema is not the newest (EX_UNAVAILABLE of sysexits.h)."""
@@ -32,10 +33,10 @@ def wait_for_schema(database: Database, seconds: float = SCHEMA_SECONDS) -> bool
     until = time.monotonic() + seconds
     while True:
         with contextlib.suppress(SQLAlchemyError):
-            if database.at_head():
+            if schema.at_head(database.engine):
                 return True
         if time.monotonic() > until:
-            message = "the database does not answer or lacks its schema: run `python -m store.migrate` first"
+            message = "the database does not answer or lacks its schema: run `python -m migrations` first"
             logging.getLogger(__name__).error(message)
             return False
         time.sleep(0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from api.schema import Out
+from api.http.schema import Out
 
 
 class ManifestFileOut(Out):

@@ -11,13 +11,13 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from api.conditional import byte_range, none_match
-from api.downloads import content_disposition, file_response, read_chunks
-from api.problems import InProgress, NotFound
+from api.http.conditional import byte_range, none_match
+from api.http.downloads import content_disposition, file_response, read_chunks
+from api.http.problems import InProgress, NotFound
 from minillm_core.spec import MANIFEST_FILE, Manifest, ManifestFile
+from store.db.tables import Job
+from store.jobs.transitions import TERMINAL, JobState
 from store.settings import Settings
-from store.states import TERMINAL, JobState
-from store.tables import Job
 
 _TAR = "application/x-tar"
 _MEDIA_TYPES = {".json": "application/json", ".md": "text/markdown", ".txt": "text/plain", ".jinja": "text/plain"}

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Body
 from api.auth import CallerDep
 from api.checkpoints import examples, service
 from api.checkpoints.schemas import CheckpointOut, CheckpointPatch
-from api.dependencies import ReadSession, ServicesDep, WriteSession
+from api.deps import ReadSession, ServicesDep, WriteSession
+from api.http.openapi import problems
+from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.jobs.service import live_job
-from api.openapi import problems
-from api.pagination import After, Before, Limit, Order, Page, cursor_problems, page
-from store.checkpoints import CheckpointRepository
+from store.jobs.checkpoints import CheckpointRepository
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from api.checkpoints.schemas import CheckpointOut, CheckpointPatch
+from api.http.problems import Conflict, NotFound
 from api.jobs.service import live_job
-from api.problems import Conflict, NotFound
-from store.checkpoints import CheckpointRepository
+from store.db.tables import Checkpoint
+from store.jobs.checkpoints import CheckpointRepository
 from store.settings import Settings
-from store.tables import Checkpoint
 
 
 def checkpoint_out(row: Checkpoint) -> CheckpointOut:

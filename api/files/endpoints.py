@@ -7,15 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 
 from api.auth import CallerDep
-from api.dependencies import ReadSession, ServicesDep, WriteSession
-from api.downloads import file_response
+from api.deps import ReadSession, ServicesDep, WriteSession
 from api.files.rows import CALIBRATION_SHAPES, CORPUS_SHAPES, DATASET_SHAPES
 from api.files.schemas import FileDeleted, FileOut, Purpose
 from api.files.service import content_path, keep_upload
-from api.openapi import problems
-from api.pagination import After, Before, Limit, Order, Page, cursor_problems, page
-from api.parameters import only_known_parts
-from store import tables
+from api.http.downloads import file_response
+from api.http.openapi import problems
+from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
+from api.http.parameters import only_known_parts
+from store.db import tables
 from store.files import FileRepository
 
 router = APIRouter(prefix="/v1", tags=["files"])

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from api.dependencies import Services
-from api.disk import require_space
+from api.deps import Services
 from api.files.rows import BadRows, check_file
-from api.middleware.body_limit import file_too_large
-from api.problems import Invalid, NotFound
-from store.blobs import BlobTooLarge
+from api.http.disk import require_space
+from api.http.middleware.body_limit import file_too_large
+from api.http.problems import Invalid, NotFound
+from store.bytes.blobs import BlobTooLarge
+from store.db.ids import new_id
+from store.db.tables import File
 from store.files import FileRepository
-from store.ids import new_id
-from store.tables import File
 
 _CHUNK_BYTES = 1 << 20
 MAX_FILENAME = 255

@@ -9,11 +9,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
-from api.dependencies import Services, ServicesDep
-from api.disk import free_bytes
-from api.openapi import problems
-from api.problems import Unavailable
-from api.schema import Out
+from api.deps import Services, ServicesDep
+from api.http.disk import free_bytes
+from api.http.openapi import problems
+from api.http.problems import Unavailable
+from api.http.schema import Out
+from store.db import schema
 
 router = APIRouter(tags=["health"])
 _BROKER_SECONDS = 2
@@ -63,7 +64,7 @@ def _database(services: Services) -> str:
 
 
 def _migrations(services: Services) -> str:
-    return "ok" if services.database.at_head() else "behind the code: run python -m store.migrate"
+    return "ok" if schema.at_head(services.database.engine) else "behind the code: run python -m migrations"
 
 
 def _broker(services: Services) -> str:

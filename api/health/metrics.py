@@ -9,9 +9,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import DBAPIError
 
-from store.database import Database
-from store.jobs import JobRepository
-from store.states import TERMINAL, JobState
+from store.db.database import Database
+from store.jobs.repository import JobRepository
+from store.jobs.transitions import TERMINAL, JobState
 from store.workers import WorkerRepository
 
 log = logging.getLogger(__name__)

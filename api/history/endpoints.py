@@ -9,18 +9,18 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.auth import CallerDep
-from api.conditional import byte_range
-from api.dependencies import ReadSession, ServicesDep
+from api.deps import ReadSession, ServicesDep
 from api.history import service
 from api.history.logs import Stream
 from api.history.schemas import AttemptOut, EventOut, LogOut, MetricOut
 from api.history.streams import CSV, EVENT_STREAM, JSONL, accepted, event_stream, metrics_csv, metrics_jsonl
+from api.http.conditional import byte_range
+from api.http.openapi import problems
+from api.http.pagination import Limit, Page, page
+from api.http.problems import Invalid, NotAcceptable
 from api.jobs.service import live_job
-from api.openapi import problems
-from api.pagination import Limit, Page, page
-from api.problems import Invalid, NotAcceptable
-from store.events import EventRepository, MetricRepository
-from store.jobs import JobRepository
+from store.jobs.events import EventRepository, MetricRepository
+from store.jobs.repository import JobRepository
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 JSON = "application/json"

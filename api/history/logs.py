@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from store.printable import printable
+from store.db.printable import printable
 
 Stream = Literal["stdout", "stderr"]
 

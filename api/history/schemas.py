@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from api.schema import Out
+from api.http.schema import Out
 from minillm_core.spec import Failure
 
 

@@ -7,16 +7,16 @@ from itertools import groupby
 
 from sqlalchemy.orm import Session
 
-from api.dependencies import Services
+from api.deps import Services
 from api.history.logs import LogSource, Stream, log_piece, log_source
 from api.history.schemas import AttemptOut, EventOut, LogOut, MetricOut
+from api.http.problems import NotFound
 from api.jobs.service import live_job
-from api.problems import NotFound
 from minillm_core.spec import Failure
-from store.events import EventRepository, Measurement
-from store.jobs import JobRepository
-from store.states import TERMINAL
-from store.tables import Attempt, Event, Job
+from store.db.tables import Attempt, Event, Job
+from store.jobs.events import EventRepository, Measurement
+from store.jobs.repository import JobRepository
+from store.jobs.transitions import TERMINAL
 
 LOG_CHUNK_BYTES = 1 << 20
 _STREAM_BATCH = 500

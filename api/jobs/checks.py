@@ -12,15 +12,15 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.dependencies import Services
+from api.deps import Services
 from api.files.rows import BadRows, check_file
+from api.http.problems import FieldError, Invalid
 from api.models.safety import code_fields
-from api.problems import FieldError, Invalid
 from minillm_core.spec import JobSpec
-from store.errors import NotFound
+from store.db.errors import NotFound
+from store.db.tables import File, Model
 from store.files import FileRepository
 from store.models import ModelRepository
-from store.tables import File, Model
 
 # One folder right under the models root: no separators, nothing hidden, nothing that a shell or a URL reads otherwise.
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}")

@@ -10,19 +10,19 @@ from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
 from api.auth import CallerDep
-from api.conditional import none_match
-from api.dependencies import ReadSession, ServicesDep, WriteSession, wake_after_commit
+from api.deps import ReadSession, ServicesDep, WriteSession, wake_after_commit
+from api.http.conditional import none_match
+from api.http.openapi import problems
+from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
+from api.http.problems import Invalid, PreconditionFailed, PreconditionRequired
 from api.jobs import examples, service
 from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobOut, JobPatch, RetryIn
-from api.openapi import problems
-from api.pagination import After, Before, Limit, Order, Page, cursor_problems, page
-from api.problems import Invalid, PreconditionFailed, PreconditionRequired
 from minillm_core.spec import JobSpec
+from store.db.tables import Job
 from store.idempotency import Replay
-from store.jobs import JobRepository
-from store.states import JobState
-from store.tables import Job
-from store.vocabulary import Keep, RetryFrom
+from store.jobs.repository import JobRepository
+from store.jobs.transitions import JobState
+from store.jobs.vocabulary import Keep, RetryFrom
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from api.schema import In, Out
+from api.http.schema import In, Out
 from minillm_core.spec import (
     CorpusSpec,
     DatasetSpec,

@@ -11,18 +11,18 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api.conditional import strong_tags
-from api.dependencies import Services, wake_after_commit
-from api.disk import require_space
+from api.deps import Services, wake_after_commit
+from api.http.conditional import strong_tags
+from api.http.disk import require_space
+from api.http.problems import Conflict, Invalid, NotFound
+from api.http.validation import validation_problem
 from api.jobs.checks import Checked, check
 from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
-from api.problems import Conflict, Invalid, NotFound
-from api.validation import validation_problem
 from minillm_core.spec import Failure, JobSpec, MiniLLM
-from store.checkpoints import CheckpointRepository
+from store.db.tables import Checkpoint, Job, Model
 from store.idempotency import IdempotencyRepository, Replay
-from store.jobs import JobRepository
-from store.tables import Checkpoint, Job, Model
+from store.jobs.checkpoints import CheckpointRepository
+from store.jobs.repository import JobRepository
 
 # What a checkpoint is made of: a fork that changed these could not load it.
 _FIXED_IN_A_FORK = ("teacher", "student")
@@ -123,7 +123,7 @@ def _dry_model(reference: str, model: Model | None) -> DryRunModel:
 
 
 def live_job(session: Session, owner_id: str, job_id: str) -> Job:
-    """The caller's job. Raises store.errors.NotFound; a job being deleted is gone for its owner."""
+    """The caller's job. Raises store.db.errors.NotFound; a job being deleted is gone for its owner."""
     job = JobRepository(session).get(owner_id, job_id)
     if job.deleting:
         raise NotFound(f"There is no job {job_id!r}.")

@@ -9,14 +9,14 @@ from fastapi import APIRouter, Body, Response
 from pydantic import AwareDatetime, Field
 
 from api.auth import ADMIN, AdminDep
-from api.dependencies import ReadSession, ServicesDep, WriteSession
-from api.openapi import problems
-from api.pagination import After, Before, Limit, Order, Page, cursor_problems, page
-from api.problems import Invalid
-from api.schema import In, Out
-from store.clock import database_now
-from store.keys import KeyRepository
-from store.tables import ApiKey
+from api.deps import ReadSession, ServicesDep, WriteSession
+from api.http.openapi import problems
+from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
+from api.http.problems import Invalid
+from api.http.schema import In, Out
+from store.api_keys import KeyRepository
+from store.db.clock import database_now
+from store.db.tables import ApiKey
 
 router = APIRouter(prefix="/v1", tags=["api keys"])
 

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from api.auth import CallerDep
-from api.dependencies import ReadSession, ServicesDep
+from api.deps import ReadSession, ServicesDep
+from api.http.openapi import problems
+from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.models.schemas import ModelOut
-from api.openapi import problems
-from api.pagination import After, Before, Limit, Order, Page, cursor_problems, page
+from store.db.tables import Model
 from store.models import ModelRepository
-from store.tables import Model
 
 router = APIRouter(prefix="/v1", tags=["models"])
 

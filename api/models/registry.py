@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from store.database import Database
+from store.db.database import Database
 from store.models import ModelRepository
 
 _Signature = frozenset[tuple[str, int, int]]

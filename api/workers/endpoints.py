@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from api.auth import AdminDep, CallerDep
-from api.dependencies import ReadSession, WriteSession
-from api.openapi import problems
-from api.pagination import Page, page
-from api.schema import Out
-from store.clock import database_now
-from store.tables import Worker
+from api.deps import ReadSession, WriteSession
+from api.http.openapi import problems
+from api.http.pagination import Page, page
+from api.http.schema import Out
+from store.db.clock import database_now
+from store.db.tables import Worker
 from store.workers import WorkerRepository
 
 router = APIRouter(prefix="/v1", tags=["workers"])

@@ -42,8 +42,8 @@ from benchmarks.chaos.stack import Stack, running
 from benchmarks.chaos.users import Users
 from benchmarks.chaos.verify import Findings, Tally, check_rows, check_students
 from client import MinillmClient, MinillmError
-from store.database import Database
-from store.tables import Attempt
+from store.db.database import Database
+from store.db.tables import Attempt
 
 LEASE_SECONDS = 6.0
 DISK_MEGABYTES = 512

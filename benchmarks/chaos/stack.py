@@ -20,9 +20,10 @@ from pathlib import Path
 
 import psycopg
 
-from store.database import Database
-from worker.leash import start_leashed
-from worker.valkey import Valkey, prepare_valkey
+from store.db import schema
+from store.db.database import Database
+from worker.embedded.child import start_leashed
+from worker.embedded.valkey import Valkey, prepare_valkey
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN_VARIABLE = "MINILLM_CHAOS"
@@ -142,7 +143,7 @@ def fresh_database(kind: str, data_dir: Path, server: str = POSTGRES) -> Iterato
 
 def _migrate(url: str) -> None:
     database = Database(url)
-    database.migrate()
+    schema.upgrade(database.engine)
     database.dispose()
 
 
@@ -217,7 +218,7 @@ class Stack:
         self.broker = program("broker", self.valkey.command)
         self.api = program("api", [*module, "api"])
         self.workers = [program(f"worker-{index}", [*module, "worker"]) for index in range(workers)]
-        self.sweepers = [program(f"sweeper-{index}", [*module, "worker.sweeper"]) for index in range(sweepers)]
+        self.sweepers = [program(f"sweeper-{index}", [*module, "worker.services"]) for index in range(sweepers)]
 
     @property
     def programs(self) -> list[Program]:

@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 from benchmarks.chaos.tinyjobs import weights_sha256
 from benchmarks.chaos.users import Accepted
 from client import MinillmClient
-from store.states import TRANSITIONS
-from store.tables import Attempt, Checkpoint, Event, Job, Model
-from store.vocabulary import TERMINAL, AttemptState, Cause, JobState
-from worker.manifests import ManifestError, verify
+from store.db.tables import Attempt, Checkpoint, Event, Job, Model
+from store.jobs.transitions import TRANSITIONS
+from store.jobs.vocabulary import TERMINAL, AttemptState, Cause, JobState
+from worker.attempt.manifests import ManifestError, verify
 
 
 @dataclass

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.dependencies import Services
+from api.deps import Services
 from store.settings import Settings
 from tests.api.model_folders import write_model
 

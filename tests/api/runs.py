@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from api.dependencies import Services
+from api.deps import Services
 from minillm_core.spec import (
     CheckpointEvent,
     Failure,
@@ -19,9 +19,9 @@ from minillm_core.spec import (
     StudentEvent,
     TrainerEvent,
 )
-from store.leases import Claim, claim, finish, record
-from store.model_folders import ModelDescription
-from store.outcomes import Outcome, RetryPolicy, Student
+from store.bytes.model_folders import ModelDescription
+from store.jobs.endings import Outcome, RetryPolicy, Student
+from store.jobs.leases import Claim, claim, finish, record
 
 TIME = "2026-01-01T00:00:00Z"
 WEIGHTS = bytes(range(256)) * 40

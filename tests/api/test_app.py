@@ -18,8 +18,8 @@ from starlette.testclient import TestClient
 
 from api.__main__ import main
 from api.app import create_app
-from api.dependencies import Services
-from store.keys import new_token
+from api.deps import Services
+from store.api_keys import new_token
 from store.settings import Settings
 from store.workers import WorkerRepository
 from tests.api.conftest import Row, check_problem
@@ -46,7 +46,7 @@ class TestProblems:
         def broken(*_: object, **__: object) -> None:
             raise RuntimeError("the password is hunter2")
 
-        monkeypatch.setattr("store.jobs.JobRepository.list", broken)
+        monkeypatch.setattr("store.jobs.repository.JobRepository.list", broken)
         response = client.get("/v1/jobs")
         check_problem(response, 500, "internal_error")
         assert "hunter2" not in response.text
@@ -132,7 +132,7 @@ class TestHealth:
     def test_not_ready_before_the_migrations(self, make_settings: Callable[..., Settings], tmp_path: Path) -> None:
         with TestClient(create_app(make_settings(database_url=f"sqlite:///{tmp_path}/new.db"))) as client:
             body = check_problem(client.get("/readyz"), 503, "not_ready")
-            assert "store.migrate" in body["checks"]["migrations"]
+            assert "python -m migrations" in body["checks"]["migrations"]
 
     def test_metrics(self, client: TestClient, job: Row) -> None:
         client.get(f"/v1/jobs/{job['id']}")

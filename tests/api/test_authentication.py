@@ -12,12 +12,12 @@ from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.dependencies import Services
-from api.middleware.authentication import PUBLIC_PATHS
+from api.deps import Services
+from api.http.middleware.authentication import PUBLIC_PATHS
 from store.settings import Settings
 from tests.api.conftest import BOOTSTRAP, Row, check_problem, upload
+from tests.api.http.test_openapi import ROUTES
 from tests.api.runs import Run
-from tests.api.test_openapi import ROUTES
 
 
 def bearer(key: str) -> dict[str, str]:

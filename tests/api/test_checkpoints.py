@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from api.dependencies import Services
-from store.sweep import sweep
+from api.deps import Services
+from store.jobs.due import sweep
 from tests.api.conftest import Row, check_problem
 from tests.api.runs import Run
 

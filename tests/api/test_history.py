@@ -8,7 +8,7 @@ import anyio.to_thread
 import pytest
 from starlette.testclient import TestClient
 
-from api.dependencies import Services
+from api.deps import Services
 from api.history.streams import accepted
 from tests.api.conftest import Row, check_problem
 from tests.api.runs import Run

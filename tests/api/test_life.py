@@ -9,9 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.dependencies import Services
+from api.deps import Services
+from store.jobs.due import sweep
 from store.settings import Settings
-from store.sweep import sweep
 from tests.api.conftest import Row, check_problem
 from tests.api.runs import Run
 

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 
 from api.app import create_app
-from store.database import Database
+from store.db.database import Database
 from store.settings import Settings
 from tests.api.model_folders import write_model
 from tests.client.played import SPEC, Service

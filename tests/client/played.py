@@ -13,10 +13,10 @@ from typing import Any
 from client import MinillmClient
 from client.specfile import read_spec
 from minillm_core.spec import MANIFEST_FILE, STUDENT_DIR, Failure, FailureCategory, Manifest, ManifestFile, parse_event
-from store.database import Database
-from store.leases import Claim, claim, finish, record
-from store.model_folders import describe
-from store.outcomes import Outcome, Student
+from store.bytes.model_folders import describe
+from store.db.database import Database
+from store.jobs.endings import Outcome, Student
+from store.jobs.leases import Claim, claim, finish, record
 from store.settings import Settings
 
 SPEC = """

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from api.downloads import file_response
+from api.http.downloads import file_response
 from client import ApiError, DownloadError, MinillmClient
 
 WEIGHTS = bytes(range(256)) * 12_000  # about 3 MB: more than one chunk

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from store.broker import make_celery
 from tests import services
 from tests.worker.conftest import Service, environment, mark, service, settings, start
-from worker.sweeper import Sweeper
+from worker.services.sweeper import Sweeper
 
 __all__ = ["environment", "mark", "service", "settings", "start"]
 

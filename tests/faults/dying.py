@@ -42,7 +42,7 @@ def main() -> int:
         from worker.__main__ import run_worker
 
         return run_worker(get_settings(), FakeLauncher())
-    program = importlib.import_module({"api": "api.__main__", "sweeper": "worker.sweeper"}[sys.argv[2]])
+    program = importlib.import_module({"api": "api.__main__", "sweeper": "worker.services.sweeper"}[sys.argv[2]])
     return int(program.main())
 
 

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from store.tables import Job
-from store.vocabulary import JobState
+from store.db.tables import Job
+from store.jobs.vocabulary import JobState
 from store.workers import WorkerRepository
 from tests.api.model_folders import write_model
 from tests.faults.conftest import DYING, sweeper_of
@@ -76,7 +76,7 @@ def jobs(service: Service) -> list[Job]:
 @pytest.mark.parametrize(
     ("moment", "kept"),
     [
-        pytest.param("api.dependencies:wake:before", True, id="after the commit, before the message"),
+        pytest.param("api.deps:wake:before", True, id="after the commit, before the message"),
         pytest.param("store.idempotency:IdempotencyRepository.complete:after", False, id="before the commit"),
     ],
 )

@@ -19,13 +19,13 @@ from sqlalchemy import select
 
 import store
 import worker
-from store.sweep import sweep_with
-from store.tables import Attempt, Checkpoint, Job, MetricPoint
-from store.vocabulary import AttemptState, JobState
+from store.db.tables import Attempt, Checkpoint, Job, MetricPoint
+from store.jobs.due import sweep_with
+from store.jobs.vocabulary import AttemptState, JobState
 from tests.faults.conftest import DYING, WORKER, die_at_commit, in_child
 from tests.worker.conftest import SHORT_LEASE, Service, wait_until
-from worker.manifests import verify
-from worker.process_group import attempt_processes
+from worker.attempt.manifests import verify
+from worker.process.group import attempt_processes
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from store.broker import make_celery, wake
-from store.vocabulary import JobState
+from store.jobs.vocabulary import JobState
 from tests.api.conftest import upload
 from tests.api.model_folders import write_model
 from tests.faults.conftest import BY_MESSAGE, WORKER, Broker, sweeper_of

@@ -17,13 +17,13 @@ from sqlalchemy import select
 
 from minillm_core.manifests import commit_folder, verify_folder
 from minillm_core.spec import EVENTS_FILE
-from store.jobs import JobRepository
-from store.tables import Checkpoint, Job
-from store.vocabulary import JobState, Keep
+from store.db.tables import Checkpoint, Job
+from store.jobs.repository import JobRepository
+from store.jobs.vocabulary import JobState, Keep
 from tests.faults.conftest import die, in_child, sweeper_of
 from tests.worker.conftest import Service, wait_until
-from worker import lease_keeper
-from worker.process_group import rotate
+from worker.attempt import lease as lease_keeper
+from worker.process.group import rotate
 
 
 class TestCommit:
@@ -242,7 +242,7 @@ class TestFullDisk:
             tried.append(log)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr("worker.supervisor.rotate", full)
+        monkeypatch.setattr("worker.attempt.supervisor.rotate", full)
         job_id = service.submit(steps="4", delay="0.4")
         service.run()
         assert tried and service.state(job_id) is JobState.SUCCEEDED
@@ -253,7 +253,7 @@ class TestFullDisk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         job_id = service.submit()
-        monkeypatch.setattr("worker.supervisor.prepare", full)
+        monkeypatch.setattr("worker.attempt.supervisor.prepare", full)
         service.run()
         failure = service.job(job_id).failure
         assert failure is not None and (failure["code"], failure["retryable"]) == ("disk_full", True)

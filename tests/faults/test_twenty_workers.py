@@ -10,8 +10,8 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from store.broker import make_celery, wake
-from store.tables import Attempt, Job, Worker
-from store.vocabulary import JobState
+from store.db.tables import Attempt, Job, Worker
+from store.jobs.vocabulary import JobState
 from tests.faults.conftest import BY_MESSAGE, Broker
 from tests.worker.conftest import Service, wait_until
 

@@ -18,7 +18,7 @@ from tests.worker.fake_launcher import FakeLauncher
 from worker import __main__ as worker_main
 from worker import hints
 from worker.doorbell import Doorbell
-from worker.guardian import die_with_parent
+from worker.process.guardian import die_with_parent
 
 WORKERS = 20
 VISIBILITY_SECONDS = 3

@@ -12,11 +12,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
-from store import migrate
-from store.database import Database
-from store.jobs import JobRepository
-from store.leases import claim, record
-from store.tables import Base
+from store.db import schema
+from store.db.database import Database
+from store.db.tables import Base
+from store.jobs.leases import claim, record
+from store.jobs.repository import JobRepository
 from tests import services
 from tests.conftest import fresh_postgres_database
 from tests.store import scenes
@@ -42,7 +42,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
 
 
 def test_single_head() -> None:
-    script = ScriptDirectory.from_config(migrate.alembic_config())
+    script = ScriptDirectory.from_config(schema.alembic_config())
     assert len(script.get_heads()) == 1
     assert len(script.get_bases()) == 1
 
@@ -54,22 +54,22 @@ def test_no_drift_from_the_models(database: Database) -> None:
 
 
 def test_up_down_up_with_data(empty: Database) -> None:
-    assert not empty.at_head()
-    empty.migrate()
-    assert empty.at_head()
+    assert not schema.at_head(empty.engine)
+    schema.upgrade(empty.engine)
+    assert schema.at_head(empty.engine)
     job_id = scenes.make_job(empty)
     with empty.write() as session:
         taken = claim(session, "wrk_a", "host", 1, 30.0)
         assert taken is not None
         record(session, taken, [scenes.phase(1), scenes.metrics(2, 1, loss=1.0), scenes.checkpoint(3, 1)])
-    script = ScriptDirectory.from_config(migrate.alembic_config())
+    script = ScriptDirectory.from_config(schema.alembic_config())
     for revision in [revision.revision for revision in script.walk_revisions()][1:]:
-        migrate.downgrade(empty.engine, revision)
-        migrate.upgrade(empty.engine)
+        schema.downgrade(empty.engine, revision)
+        schema.upgrade(empty.engine)
         assert scenes.row(empty, job_id).attempt == 1  # what was kept is still there
-    migrate.downgrade(empty.engine)
+    schema.downgrade(empty.engine)
     assert inspect(empty.engine).get_table_names() == ["alembic_version"]
-    empty.migrate()
+    schema.upgrade(empty.engine)
     with empty.read() as session:
         assert JobRepository(session).list(scenes.OWNER).items == []
 
@@ -82,8 +82,8 @@ def test_two_starters_at_once(empty: Database) -> None:
     def start(database: Database) -> None:
         try:
             gate.wait(10)
-            database.migrate()
-            assert database.at_head()
+            schema.upgrade(database.engine)
+            assert schema.at_head(database.engine)
         except BaseException as error:
             errors.append(error)
 
@@ -99,7 +99,7 @@ def test_two_starters_at_once(empty: Database) -> None:
 
 def test_sqlite_is_in_wal_mode(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'x.db'}")
-    database.migrate()
+    schema.upgrade(database.engine)
     with database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         full = 2  # what was answered with 201 is on the disk, also where the power goes

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from worker.leash import start_leashed
+from worker.embedded.child import start_leashed
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"

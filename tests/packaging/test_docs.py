@@ -11,9 +11,9 @@ import pytest
 from api.app import create_app
 from client.specfile import local_files, read_spec, with_files
 from minillm_core.spec import JobSpec
+from store.jobs.transitions import TRANSITIONS
+from store.jobs.vocabulary import JobState
 from store.settings import Settings
-from store.states import TRANSITIONS
-from store.vocabulary import JobState
 from tests.packaging.compose import ROOT
 from tests.packaging.settings_table import rows
 

@@ -24,11 +24,11 @@ from minillm_core.spec import (
     ProgressEvent,
     StudentEvent,
 )
-from store.database import Database
-from store.jobs import JobRepository
-from store.leases import Claim, Outcome, Student, claim
-from store.model_folders import ModelDescription
-from store.tables import Attempt, Job
+from store.bytes.model_folders import ModelDescription
+from store.db.database import Database
+from store.db.tables import Attempt, Job
+from store.jobs.leases import Claim, Outcome, Student, claim
+from store.jobs.repository import JobRepository
 
 OWNER = "owner-1"
 TIME = "2026-01-01T00:00:00Z"
@@ -88,7 +88,7 @@ def pass_time(session: Session, job_id: str, seconds: float) -> None:
 
 @dataclass
 class LostRun:
-    """What a lost attempt left in its run folder (store.sweep.RunFolders)."""
+    """What a lost attempt left in its run folder (store.jobs.due.RunFolders)."""
 
     log: bytes | None = None
     events: Sequence[Any] = ()

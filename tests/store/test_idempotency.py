@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from store.database import Database
-from store.errors import IdempotencyInProgress, IdempotencyMismatch
+from store.db.database import Database
+from store.db.errors import IdempotencyInProgress, IdempotencyMismatch
+from store.db.tables import IdempotencyKey
 from store.idempotency import IdempotencyRepository, Replay
-from store.sweep import sweep
-from store.tables import IdempotencyKey
+from store.jobs.due import sweep
 
 REQUEST = {"owner_id": "o", "method": "POST", "path": "/v1/jobs", "key": "k"}
 

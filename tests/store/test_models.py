@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from store.database import Database
-from store.errors import NotFound
-from store.model_folders import NotAModel, describe, tokenizer_fingerprint
+from store.bytes.model_folders import NotAModel, describe, tokenizer_fingerprint
+from store.db.database import Database
+from store.db.errors import NotFound
 from store.models import ModelRepository
 
 CONFIG = {

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import datetime as dt
 
-from store.database import Database
-from store.leases import claim
+from store.db.database import Database
+from store.jobs.leases import claim
 from store.workers import WorkerRepository
 from tests.store import scenes
 

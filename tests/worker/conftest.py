@@ -16,19 +16,19 @@ import pytest
 from sqlalchemy import select
 
 from minillm_core.spec import JobSpec
-from store.blobs import LocalBlobs
-from store.database import Database
+from store.bytes.blobs import LocalBlobs
+from store.db.database import Database
+from store.db.ids import new_id
+from store.db.tables import Attempt, Job
 from store.files import FileRepository
-from store.ids import new_id
-from store.jobs import JobRepository
-from store.leases import claim
+from store.jobs.leases import claim
+from store.jobs.repository import JobRepository
+from store.jobs.vocabulary import JobState
 from store.settings import Settings
-from store.tables import Attempt, Job
-from store.vocabulary import JobState
 from tests.worker.fake_launcher import FakeLauncher
-from worker.guardian import boot_time
-from worker.process_group import ATTEMPT_VARIABLE, attempt_processes, kill_attempt
-from worker.supervisor import Supervisor
+from worker.attempt.supervisor import Supervisor
+from worker.process.group import ATTEMPT_VARIABLE, attempt_processes, kill_attempt
+from worker.process.guardian import boot_time
 
 OWNER = "key_tests"
 

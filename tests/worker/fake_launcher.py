@@ -7,7 +7,7 @@ from pathlib import Path
 
 from store.settings import get_settings
 from worker.__main__ import run_worker
-from worker.process_group import ProcessGroup
+from worker.process.group import ProcessGroup
 from worker.startup import configure_logging
 
 TRAINER = Path(__file__).with_name("fake_trainer.py")

@@ -8,14 +8,14 @@ import threading
 
 import pytest
 
-from store.tables import Worker
-from store.vocabulary import JobState
+from store.db.tables import Worker
+from store.jobs.vocabulary import JobState
 from store.workers import WorkerRepository
 from tests.worker.conftest import Service
 from tests.worker.fake_launcher import FakeLauncher
 from worker.claiming import ClaimLoop
 from worker.doorbell import Doorbell
-from worker.process_group import ProcessGroup, ProcessIdentity
+from worker.process.group import ProcessGroup, ProcessIdentity
 from worker.slot import Slot
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import threading
 
-from store.ids import new_id
+from store.db.ids import new_id
 from worker.doorbell import Doorbell, ring
 
 

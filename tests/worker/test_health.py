@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from store.database import Database
+from store.db.database import Database
 from store.settings import Settings
 from store.workers import WorkerRepository
 from worker.health import problem

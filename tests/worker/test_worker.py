@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import select, text
 
 from store.broker import make_celery, wake
-from store.sweep import sweep_with
-from store.tables import Checkpoint, Worker
-from store.vocabulary import AttemptState, JobState
+from store.db.tables import Checkpoint, Worker
+from store.jobs.due import sweep_with
+from store.jobs.vocabulary import AttemptState, JobState
 from tests.worker.conftest import SHORT_LEASE, Service, wait_until
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -25,7 +25,7 @@ WORKER = str(Path(__file__).with_name("fake_launcher.py"))
 
 def test_the_room_never_imports_torch() -> None:
     code = (
-        "import sys, worker.__main__, worker.sweeper, worker.hints, worker.embedded\n"
+        "import sys, worker.__main__, worker.services.sweeper, worker.hints, worker.embedded.up\n"
         "assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

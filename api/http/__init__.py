@@ -1,0 +1,1 @@
+"""What HTTP asks of every resource: problems, pages, ranges, middlewares, the OpenAPI document."""

@@ -1,0 +1,154 @@
+"""API keys: a prefix, 190 random bits and a checksum; the database holds an HMAC alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import hmac
+import secrets
+import zlib
+from collections.abc import Sequence
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from store.db.clock import database_now
+from store.db.errors import NotFound
+from store.db.ids import new_id
+from store.db.paging import Order, Page, page
+from store.db.printable import printable
+from store.db.tables import ApiKey
+
+PREFIX = "mllm_"
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_RANDOM_LENGTH = 32
+_CHECKSUM_LENGTH = 6
+_TOUCH_SECONDS = 60
+
+
+def new_token() -> str:
+    """A fresh key: ``mllm_``, 32 random base-62 characters, 6 of checksum."""
+    random = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
+    return PREFIX + random + _checksum(random)
+
+
+def well_formed(token: str) -> bool:
+    """Whether a token with our prefix has a right checksum: a typing error is told without the database."""
+    if not token.isascii() or len(token) != len(PREFIX) + _RANDOM_LENGTH + _CHECKSUM_LENGTH:
+        return False
+    body = token[len(PREFIX) :]
+    return hmac.compare_digest(_checksum(body[:_RANDOM_LENGTH]), body[_RANDOM_LENGTH:])
+
+
+class KeyRepository:
+    """API keys; ``secret`` is ``Settings.secret()`` and keys the HMAC."""
+
+    def __init__(self, session: Session, secret: bytes) -> None:
+        self.session = session
+        self._secret = secret
+
+    def create(
+        self,
+        *,
+        owner_id: str,
+        name: str,
+        scopes: Sequence[str] = (),
+        expires_at: dt.datetime | None = None,
+    ) -> tuple[ApiKey, str]:
+        """The row and the key itself, which nothing can show again."""
+        token = new_token()
+        row = ApiKey(
+            id=new_id("key"),
+            owner_id=owner_id,
+            name=printable(name),
+            hint=token[: len(PREFIX) + 4],
+            digest=self._digest(token),
+            scopes=list(scopes),
+            expires_at=expires_at,
+            created_at=database_now(self.session),
+        )
+        self.session.add(row)
+        self.session.flush()
+        return row, token
+
+    def authenticate(self, token: str) -> ApiKey | None:
+        """The usable key that ``token`` is, or None: unknown, revoked or expired alike."""
+        if not token.startswith(PREFIX) or not well_formed(token):
+            return None
+        digest = self._digest(token)
+        now = database_now(self.session)
+        row = self.session.scalar(
+            select(ApiKey)
+            .where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None))
+            .where(or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now))
+        )
+        return row if row is not None and hmac.compare_digest(row.digest, digest) else None
+
+    def needs_touch(self, key: ApiKey) -> bool:
+        """Whether ``last_used_at`` is old enough to be worth a write (a minute)."""
+        if key.last_used_at is None:
+            return True
+        return (database_now(self.session) - key.last_used_at).total_seconds() >= _TOUCH_SECONDS
+
+    def touch(self, key_id: str) -> None:
+        """Note that the key was used just now."""
+        row = self.session.get(ApiKey, key_id)
+        if row is not None:
+            row.last_used_at = database_now(self.session)
+
+    def any_usable(self) -> bool:
+        """Whether any key could authenticate."""
+        now = database_now(self.session)
+        statement = select(ApiKey.id).where(
+            ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now)
+        )
+        return self.session.scalar(statement.limit(1)) is not None
+
+    def get(self, owner_id: str | None, key_id: str) -> ApiKey:
+        """One owner's key, or (None) anyone's. Raises NotFound, also for someone else's."""
+        statement = select(ApiKey).where(ApiKey.id == key_id)
+        if owner_id is not None:
+            statement = statement.where(ApiKey.owner_id == owner_id)
+        row = self.session.scalar(statement)
+        if row is None:
+            raise NotFound("api_key", key_id)
+        return row
+
+    def list(
+        self,
+        owner_id: str | None,
+        *,
+        limit: int = 20,
+        order: Order = "desc",
+        after: str | None = None,
+        before: str | None = None,
+    ) -> Page[ApiKey]:
+        """A page of one owner's keys, or (None) of all of them."""
+        statement = select(ApiKey)
+        if owner_id is not None:
+            statement = statement.where(ApiKey.owner_id == owner_id)
+        cursor = after or before
+        if cursor is not None and self.session.scalar(statement.where(ApiKey.id == cursor)) is None:
+            raise NotFound("api_key", cursor)
+        return page(
+            self.session, statement, ApiKey.created_at, ApiKey.id, limit=limit, order=order, after=after, before=before
+        )
+
+    def revoke(self, key: ApiKey) -> ApiKey:
+        """The key is refused from the end of this transaction on. Again is no error."""
+        if key.revoked_at is None:
+            key.revoked_at = database_now(self.session)
+            self.session.flush()
+        return key
+
+    def _digest(self, token: str) -> str:
+        return hmac.new(self._secret, token.encode("utf-8", errors="surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def _checksum(text: str) -> str:
+    number = zlib.crc32(text.encode())
+    digits = ""
+    for _ in range(_CHECKSUM_LENGTH):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits = _ALPHABET[digit] + digits
+    return digits

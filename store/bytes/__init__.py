@@ -1,0 +1,1 @@
+"""Contents: uploads and model folders."""

@@ -1,0 +1,1 @@
+"""The database: connections, schema, tables, column types, pages."""

@@ -1,0 +1,128 @@
+"""One engine on SQLite or PostgreSQL, with read and write sessions that mean the same on both."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, sessionmaker
+
+from store.db.clock import database_now
+
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+"""Errors that say nothing of the statement: a server that is gone, a session that it ended, a lock not had in time."""
+
+_BUSY_TIMEOUT_SECONDS = 30.0
+"""How long a statement waits for another's lock, on both databases."""
+
+_POSTGRES = {
+    "connect_timeout": 10,
+    # A server that vanished without a word is noticed well within a lease, not after the kernel's quarter of an hour.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    # A process that is stopped inside a transaction would otherwise hold its job's row for as long as it sleeps.
+    "options": f"-c lock_timeout={_BUSY_TIMEOUT_SECONDS:g}s -c idle_in_transaction_session_timeout=30s",
+}
+
+
+class Database:
+    """A database by its URL: ``sqlite:///path``, ``postgresql://...`` (psycopg 3).
+
+    Sessions keep loaded attributes after the end of their block, so that an answer can be built
+    from rows once the transaction is over. An instance may be used by many threads and survives a
+    fork: the child opens its own connections.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url: URL = _with_driver(make_url(url))
+        self.dialect = self.url.get_backend_name()
+        if self.dialect == "sqlite":
+            if self.url.database in (None, "", ":memory:"):
+                raise ValueError("SQLite needs a file: a database in memory is not shared between processes")
+            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = create_engine(self.url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS})
+            event.listen(self.engine, "connect", _on_sqlite_connect)
+            event.listen(self.engine, "begin", _on_sqlite_begin)
+        elif self.dialect == "postgresql":
+            # What the URL says itself counts: "options" given there take the place of ours.
+            ours = {name: value for name, value in _POSTGRES.items() if name not in self.url.query}
+            self.engine = create_engine(self.url, pool_pre_ping=True, connect_args=ours)
+        else:
+            raise ValueError(f"unsupported database {self.dialect!r}: use sqlite or postgresql")
+        if self.dialect == "postgresql":
+            # One snapshot for a whole block, which is what SQLite gives anyway.
+            reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        else:
+            reading = self.engine.execution_options(minillm_write=False)
+        self._read = sessionmaker(reading, expire_on_commit=False)
+        self._write = sessionmaker(self.engine.execution_options(minillm_write=True), expire_on_commit=False)
+        _forget_after_fork(self)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session on one consistent view that cannot write; writing raises sqlalchemy.exc.DBAPIError."""
+        with self._read() as session:
+            yield session
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session whose transaction commits at the end of the block and rolls back on an exception.
+
+        On SQLite it begins with BEGIN IMMEDIATE, so that reading and then writing cannot fail with
+        "database is locked"; writers wait their turn, at most 30 seconds.
+        """
+        with self._write() as session, session.begin():
+            yield session
+
+    @staticmethod
+    def now(session: Session) -> dt.datetime:
+        """The database's clock as an aware UTC datetime."""
+        return database_now(session)
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _with_driver(url: URL) -> URL:
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
+
+
+def _on_sqlite_connect(connection: Any, _record: Any) -> None:
+    # sqlite3's own transaction handling would begin late and deferred: it is switched off, and the
+    # begin hook below says BEGIN itself.
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys = ON")
+    # A commit is on the disk once it is done: what was answered with 201 outlives a power cut too.
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    if connection.get_execution_options().get("minillm_write", True):
+        connection.exec_driver_sql("PRAGMA query_only = OFF")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+        connection.exec_driver_sql("BEGIN")
+
+
+def _forget_after_fork(database: Database) -> None:
+    reference = weakref.ref(database)
+
+    def forget() -> None:
+        survivor = reference()
+        if survivor is not None:
+            survivor.engine.dispose(close=False)
+
+    os.register_at_fork(after_in_child=forget)

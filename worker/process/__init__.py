@@ -1,0 +1,1 @@
+"""Processes: started clean, ended surely."""
