@@ -18,7 +18,7 @@ from tests.worker.conftest import wait_until
 from worker.embedded.up import CannotStart, free_port, lock_folder
 from worker.embedded.valkey import prepare_valkey
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

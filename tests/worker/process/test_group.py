@@ -24,7 +24,7 @@ from worker.process.group import (
 )
 from worker.process.guardian import boot_time
 
-TRAINER = Path(__file__).with_name("fake_trainer.py")
+TRAINER = Path(__file__).parents[1] / "fake_trainer.py"
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
