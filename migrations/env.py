@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
+from store.db import schema
 from store.db.database import Database
 from store.db.tables import Base
 from store.db.types import Key, UtcDateTime, Word
@@ -40,6 +41,6 @@ if given is not None:
     run(given)
 else:
     database = Database(get_settings().database_url)
-    with database.engine.begin() as own:
+    with schema.migrating(database.engine) as own:
         run(own)
     database.dispose()

@@ -31,22 +31,56 @@ def heads() -> tuple[str, ...]:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Upgrade to ``revision`` while holding a lock that other processes wait for."""
+    """Upgrade to ``revision`` while holding a lock that other processes wait for. Raises BrokenReferences."""
     with _lock(engine):
         if engine.dialect.name == "sqlite":
             # The journal mode is kept in the file and cannot change inside a transaction.
             with engine.connect() as connection:
-                raw = connection.connection.dbapi_connection
-                assert raw is not None
-                raw.execute("PRAGMA journal_mode = WAL")
-        with engine.begin() as connection:
+                _pragma(connection, "journal_mode = WAL")
+        with migrating(engine) as connection:
             command.upgrade(alembic_config(connection), revision)
 
 
 def downgrade(engine: Engine, revision: str = "base") -> None:
-    """Downgrade to ``revision`` under the same lock."""
-    with _lock(engine), engine.begin() as connection:
+    """Downgrade to ``revision`` under the same lock. Raises BrokenReferences."""
+    with _lock(engine), migrating(engine) as connection:
         command.downgrade(alembic_config(connection), revision)
+
+
+class BrokenReferences(Exception):
+    """A migration would leave rows that refer to none; it was rolled back."""
+
+
+@contextlib.contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """One transaction to change tables in; nothing of it stays where the block raises.
+
+    SQLite can hardly ALTER, so Alembic copies a table, drops the old one and renames the copy. With foreign keys on,
+    that drop deletes every row of other tables that refers to it. So they are off here, which SQLite hears outside of
+    a transaction alone, and are checked before the commit (https://sqlite.org/lang_altertable.html#otheralter).
+    """
+    if engine.dialect.name != "sqlite":
+        with engine.begin() as connection:
+            yield connection
+        return
+    with engine.connect() as connection:
+        _pragma(connection, "foreign_keys = OFF")
+        try:
+            with connection.begin():
+                yield connection
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+                if broken:
+                    tables = sorted({f"{child} -> {parent}" for child, _, parent, _ in broken})
+                    raise BrokenReferences(f"{len(broken)} rows refer to none: {', '.join(tables)}")
+        finally:
+            _pragma(connection, "foreign_keys = ON")
+
+
+def _pragma(connection: Connection, pragma: str) -> None:
+    """Past SQLAlchemy, which would begin a transaction first."""
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
+    raw.execute(f"PRAGMA {pragma}")
 
 
 def at_head(engine: Engine) -> bool:
