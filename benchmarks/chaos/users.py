@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.chaos import tinyjobs
-from client import ApiError, MinillmClient, MinillmError
+from minillm import ApiError, Client, MinillmError
 
 TIMEOUT_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
@@ -43,7 +43,7 @@ class Users:
 
     def __init__(self, url: str, dataset: Path, *, jobs: int, seconds: float, seed: int) -> None:
         """``jobs`` jobs are submitted over ``seconds`` seconds."""
-        self._client = MinillmClient(url, timeout=TIMEOUT_SECONDS)
+        self._client = Client(url, timeout=TIMEOUT_SECONDS)
         self._random = random.Random(seed)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.chaos.tinyjobs import weights_sha256
 from benchmarks.chaos.users import Accepted
-from client import MinillmClient
+from minillm import Client
 from store.db.tables import Attempt, Checkpoint, Event, Job, Model
 from store.jobs.transitions import TRANSITIONS
 from store.jobs.vocabulary import TERMINAL, AttemptState, Cause, JobState
@@ -53,7 +53,7 @@ class Tally:
     """Codes of the attempts' failures."""
 
 
-def check_students(client: MinillmClient, accepted: Mapping[str, Accepted], right: Mapping[str, str], to: Path,
+def check_students(client: Client, accepted: Mapping[str, Accepted], right: Mapping[str, str], to: Path,
                    findings: Findings) -> None:  # fmt: skip
     """Download the student of each job that succeeded and compare its weights with the undisturbed run's."""
     for job in accepted.values():

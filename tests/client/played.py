@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from client import MinillmClient
-from client.specfile import read_spec
+from minillm import Client
+from minillm.specfile import read_spec
 from minillm_core.spec import MANIFEST_FILE, STUDENT_DIR, Failure, FailureCategory, Manifest, ManifestFile, parse_event
 from store.bytes.model_folders import describe
 from store.db.database import Database
@@ -39,8 +39,8 @@ class Service:
     database: Database
     spec: Path
 
-    def client(self) -> MinillmClient:
-        return MinillmClient(self.url)
+    def client(self) -> Client:
+        return Client(self.url)
 
     def submit(self) -> str:
         with self.client() as client:

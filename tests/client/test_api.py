@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from client import ApiError, MinillmClient, SpecError
-from client.specfile import read_spec
+from minillm import ApiError, Client, SpecError
+from minillm.specfile import read_spec
 from tests.client.played import Service
 
 
@@ -171,7 +171,7 @@ def test_watching_for_long_holds_no_connections(service: Service) -> None:
         if polls == 120:  # more than a pool of connections has
             service.succeed(service.claim())
 
-    with MinillmClient(service.url, sleep=count) as client:
+    with Client(service.url, sleep=count) as client:
         assert [job.state for job in client.watch(job_id)] == ["queued", "succeeded"]
 
 

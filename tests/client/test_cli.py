@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from client.cli import COMMANDS, app
+from minillm.cli import COMMANDS, app
 from tests.client.played import SPEC, Service
 
 
@@ -154,7 +154,7 @@ class TestCommand:
 class TestWithoutService:
     def test_nobody_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MINILLM_URL", "http://127.0.0.1:9")
-        monkeypatch.setattr("client.transport.ATTEMPTS", 1)
+        monkeypatch.setattr("minillm.transport.ATTEMPTS", 1)
         result = run("jobs")
         assert result.exit_code == 1
         said, advice = result.stderr.splitlines()

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from client import MinillmError
-from client.demo import outcome, question, succeeded, summarise
-from client.embedded import EmbeddedService, run_subprocess
-from client.types import Job
+from minillm import MinillmError
+from minillm.demo import outcome, question, succeeded, summarise
+from minillm.embedded import EmbeddedService, run_subprocess
+from minillm.types import Job
 
 REPORT = {
     "before": {"rouge_l": 20.0},
@@ -92,7 +92,7 @@ class TestSubprocess:
         child = f"import os, time; os.write({write_end}, b'alive'); time.sleep(300)"
         program = (
             "import subprocess, sys\n"
-            "from client.embedded import die_with_parent\n"
+            "from minillm.embedded import die_with_parent\n"
             f"command = [sys.executable, '-c', {child!r}]\n"
             f"subprocess.Popen(command, preexec_fn=die_with_parent, pass_fds=[{write_end}]).wait()\n"
         )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from client.display import duration, follow, table
-from client.types import Job
+from minillm.display import duration, follow, table
+from minillm.types import Job
 
 
 def job(state: str = "running", **fields: Any) -> Job:

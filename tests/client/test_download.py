@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from api.http.downloads import file_response
-from client import ApiError, DownloadError, MinillmClient
+from minillm import ApiError, Client, DownloadError
 
 WEIGHTS = bytes(range(256)) * 12_000  # about 3 MB: more than one chunk
 
@@ -88,8 +88,8 @@ def artifact(tmp_path: Path) -> Artifact:
 
 
 @pytest.fixture
-def client(artifact: Artifact, serve: Callable[[Any], str]) -> Iterator[MinillmClient]:
-    with MinillmClient(serve(artifact.app()), sleep=lambda _: None) as client:
+def client(artifact: Artifact, serve: Callable[[Any], str]) -> Iterator[Client]:
+    with Client(serve(artifact.app()), sleep=lambda _: None) as client:
         yield client
 
 
@@ -97,7 +97,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_whole_student(artifact: Artifact, client: MinillmClient, tmp_path: Path) -> None:
+def test_the_whole_student(artifact: Artifact, client: Client, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     folder = client.download("job_1", tmp_path / "student", progress=lambda done, total: seen.append((done, total)))
     assert folder == tmp_path / "student"
@@ -110,9 +110,7 @@ def test_the_whole_student(artifact: Artifact, client: MinillmClient, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["served", "student"]
 
 
-def test_a_broken_connection_continues_where_it_broke(
-    artifact: Artifact, client: MinillmClient, tmp_path: Path
-) -> None:
+def test_a_broken_connection_continues_where_it_broke(artifact: Artifact, client: Client, tmp_path: Path) -> None:
     artifact.break_after = [2_000_000, 500_000]
     client.download("job_1", tmp_path / "student")
     assert (tmp_path / "student/model.safetensors").read_bytes() == WEIGHTS
@@ -123,7 +121,7 @@ def test_a_broken_connection_continues_where_it_broke(
 
 
 def test_an_interrupted_download_continues_in_another_process(
-    artifact: Artifact, client: MinillmClient, tmp_path: Path
+    artifact: Artifact, client: Client, tmp_path: Path
 ) -> None:
     partial = tmp_path / ".student.partial"
     partial.mkdir()
@@ -135,7 +133,7 @@ def test_an_interrupted_download_continues_in_another_process(
 
 
 def test_a_beginning_that_is_not_the_students_is_fetched_again(
-    artifact: Artifact, client: MinillmClient, tmp_path: Path
+    artifact: Artifact, client: Client, tmp_path: Path
 ) -> None:
     partial = tmp_path / ".student.partial"
     partial.mkdir()
@@ -146,7 +144,7 @@ def test_a_beginning_that_is_not_the_students_is_fetched_again(
 
 
 def test_a_manifest_other_than_the_one_that_was_read_is_refused(
-    artifact: Artifact, client: MinillmClient, tmp_path: Path
+    artifact: Artifact, client: Client, tmp_path: Path
 ) -> None:
     artifact.manifest_sent = b"{}"
     with pytest.raises(DownloadError, match=r"manifest\.json"):
@@ -154,7 +152,7 @@ def test_a_manifest_other_than_the_one_that_was_read_is_refused(
     assert not (tmp_path / "student").exists()
 
 
-def test_a_corrupt_file_is_refused(artifact: Artifact, client: MinillmClient, tmp_path: Path) -> None:
+def test_a_corrupt_file_is_refused(artifact: Artifact, client: Client, tmp_path: Path) -> None:
     damaged = bytearray(WEIGHTS)
     damaged[1_234_567] ^= 1
     (artifact.folder / "model.safetensors").write_bytes(bytes(damaged))
@@ -166,7 +164,7 @@ def test_a_corrupt_file_is_refused(artifact: Artifact, client: MinillmClient, tm
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a\\b", "", "a//b", "./a"])
 def test_names_that_lead_out_of_the_folder_are_refused(
-    artifact: Artifact, client: MinillmClient, tmp_path: Path, name: str
+    artifact: Artifact, client: Client, tmp_path: Path, name: str
 ) -> None:
     artifact.extra_entries = [{"name": name, "bytes": 1, "sha256": "0" * 64}]
     with pytest.raises(DownloadError, match="outside"):
@@ -174,7 +172,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["served"]
 
 
-def test_a_folder_with_other_things_is_left_alone(artifact: Artifact, client: MinillmClient, tmp_path: Path) -> None:
+def test_a_folder_with_other_things_is_left_alone(artifact: Artifact, client: Client, tmp_path: Path) -> None:
     (tmp_path / "student").mkdir()
     (tmp_path / "student/thesis.txt").write_text("years of work")
     with pytest.raises(DownloadError, match="exists"):
@@ -182,7 +180,7 @@ def test_a_folder_with_other_things_is_left_alone(artifact: Artifact, client: Mi
     assert contents(tmp_path / "student") == {"thesis.txt": b"years of work"}
 
 
-def test_a_second_download_finds_the_first(artifact: Artifact, client: MinillmClient, tmp_path: Path) -> None:
+def test_a_second_download_finds_the_first(artifact: Artifact, client: Client, tmp_path: Path) -> None:
     client.download("job_1", tmp_path / "student")
     requests = len(artifact.ranges)
     client.download("job_1", tmp_path / "student")
@@ -192,7 +190,7 @@ def test_a_second_download_finds_the_first(artifact: Artifact, client: MinillmCl
         client.download("job_1", tmp_path / "student")
 
 
-def test_a_file_that_is_gone(artifact: Artifact, client: MinillmClient, tmp_path: Path) -> None:
+def test_a_file_that_is_gone(artifact: Artifact, client: Client, tmp_path: Path) -> None:
     (artifact.folder / "config.json").unlink()
     with pytest.raises(Exception) as caught:
         client.download("job_1", tmp_path / "student")

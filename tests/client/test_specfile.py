@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from client import SpecError
-from client.specfile import local_files, read_spec, with_files
+from minillm import SpecError
+from minillm.specfile import local_files, read_spec, with_files
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from client import ApiError, MinillmClient, MinillmError, Unreachable
-from client.transport import ATTEMPTS
+from minillm import ApiError, Client, MinillmError, Unreachable
+from minillm.transport import ATTEMPTS
 
 JOB = {"id": "job_1", "object": "job", "state": "queued"}
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -29,8 +29,8 @@ class Script:
             raise answer
         return answer
 
-    def client(self) -> MinillmClient:
-        return MinillmClient("http://service", transport=httpx.MockTransport(self), sleep=self.slept.append)
+    def client(self) -> Client:
+        return Client("http://service", transport=httpx.MockTransport(self), sleep=self.slept.append)
 
 
 def answer(status: int, body: object = None, **headers: str) -> httpx.Response:
@@ -80,7 +80,7 @@ class TestRetries:
                 raise httpx.ConnectError("refused")
             return answer(429) if len(bodies) == 2 else answer(201, {"id": "file_1"})
 
-        client = MinillmClient("http://service", transport=httpx.MockTransport(keep), sleep=lambda _: None)
+        client = Client("http://service", transport=httpx.MockTransport(keep), sleep=lambda _: None)
         assert client.upload_file(tmp_path / "rows.jsonl").id == "file_1"
         assert len(bodies) == 3
         assert all(b'"response": "b"' in body for body in bodies)
@@ -146,7 +146,7 @@ class TestErrors:
     @pytest.mark.parametrize("url", ["nonsense", "ftp://host", "http://[::1", "http://host:notaport"])
     def test_an_address_that_is_none(self, url: str) -> None:
         with pytest.raises(Unreachable, match="address"):
-            MinillmClient(url).job("job_1")
+            Client(url).job("job_1")
 
     @pytest.mark.parametrize("job_id", ["", "..", "."])
     def test_an_id_that_is_none(self, job_id: str) -> None:
@@ -165,7 +165,7 @@ class TestSettings:
         monkeypatch.setenv("MINILLM_URL", "http://elsewhere:1/")
         monkeypatch.setenv("MINILLM_API_KEY", "key_abc")
         script = Script(answer(200, JOB))
-        client = MinillmClient(transport=httpx.MockTransport(script))
+        client = Client(transport=httpx.MockTransport(script))
         client.job("job_1")
         assert str(script.requests[0].url) == "http://elsewhere:1/v1/jobs/job_1"
         assert script.requests[0].headers["authorization"] == "Bearer key_abc"
@@ -173,7 +173,7 @@ class TestSettings:
     def test_an_empty_key_sends_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MINILLM_API_KEY", "key_abc")
         script = Script(answer(200, JOB))
-        MinillmClient("http://service", api_key="", transport=httpx.MockTransport(script)).job("job_1")
+        Client("http://service", api_key="", transport=httpx.MockTransport(script)).job("job_1")
         assert "authorization" not in script.requests[0].headers
 
 

@@ -25,7 +25,7 @@ def up(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     data = tmp_path / "data"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MINILLM_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "client", "up", "--data-dir", str(data), "--port", "0"],
+        [sys.executable, "-m", "minillm", "up", "--data-dir", str(data), "--port", "0"],
         env=kept,
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,

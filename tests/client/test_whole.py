@@ -17,10 +17,10 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from client import MinillmClient
-from client.demo import TEACHER_FOLDER
-from client.embedded import EmbeddedService
-from client.types import Job
+from minillm import Client
+from minillm.demo import TEACHER_FOLDER
+from minillm.embedded import EmbeddedService
+from minillm.types import Job
 from store.db import tables
 from store.db.database import Database
 from tests import services
@@ -57,7 +57,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinillmClient]:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Of an embedded service with a tiny teacher, and no hub where it looks for one."""
     folder = tmp_path_factory.mktemp("whole")
     write_tiny_model(folder / "models" / "teacher", layers=4, scale=4.0)
@@ -65,7 +65,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinillmClient]:
     service = EmbeddedService(folder, port=0, environment=there, log=folder / "service.log")
     try:
         service.start()
-        with MinillmClient(service.ready(timeout=PATIENCE), api_key="") as client:
+        with Client(service.ready(timeout=PATIENCE), api_key="") as client:
             services.USED.update(("sqlite", "valkey"))
             yield client
     finally:
@@ -73,7 +73,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinillmClient]:
 
 
 @pytest.fixture
-def submit(client: MinillmClient, tmp_path: Path) -> Callable[..., Job]:
+def submit(client: Client, tmp_path: Path) -> Callable[..., Job]:
     def make(**changes: Any) -> Job:
         file = client.upload_file(write_tiny_dataset(tmp_path / "rows.jsonl"))
         return client.create_job(merge(tiny_spec(**changes), {"dataset": {"file": file.id}}))
@@ -81,7 +81,7 @@ def submit(client: MinillmClient, tmp_path: Path) -> Callable[..., Job]:
     return make
 
 
-def test_prompts_that_are_all_too_long_are_the_users_error(client: MinillmClient, submit: Callable[..., Job]) -> None:
+def test_prompts_that_are_all_too_long_are_the_users_error(client: Client, submit: Callable[..., Job]) -> None:
     job = client.wait(submit(training={"max_prompt_tokens": 4}).id, timeout=PATIENCE)
     assert (job.state, job.attempt) == ("failed", 1)
     assert job.failure is not None
@@ -90,9 +90,7 @@ def test_prompts_that_are_all_too_long_are_the_users_error(client: MinillmClient
     assert "every prompt is longer than max_prompt_tokens (4): the shortest" in job.failure.message
 
 
-def test_a_hub_that_does_not_answer_fails_the_job_and_hangs_nothing(
-    client: MinillmClient, submit: Callable[..., Job]
-) -> None:
+def test_a_hub_that_does_not_answer_fails_the_job_and_hangs_nothing(client: Client, submit: Callable[..., Job]) -> None:
     begin = time.monotonic()
     job = client.wait(submit(teacher={"model": "hub:nobody/nothing"}).id, timeout=PATIENCE)
     assert time.monotonic() - begin < 100
@@ -102,9 +100,7 @@ def test_a_hub_that_does_not_answer_fails_the_job_and_hangs_nothing(
     assert "hub:nobody/nothing is not on this machine and the hub does not answer" in job.failure.message
 
 
-def test_a_trainer_that_is_killed_is_tried_again_and_leaves_nothing(
-    client: MinillmClient, submit: Callable[..., Job]
-) -> None:
+def test_a_trainer_that_is_killed_is_tried_again_and_leaves_nothing(client: Client, submit: Callable[..., Job]) -> None:
     job = submit(method={"type": "sft"}, training=ENDLESS)
     until(lambda: bool(client.checkpoints(job.id)), "no checkpoint")
     first = trainers(job.id)
@@ -140,7 +136,16 @@ class TestDemo:
         spec = tiny_spec(name="demo", teacher={"model": f"path:{TEACHER_FOLDER}"}, dataset={"file": "rows.jsonl"})
         (data.parent / "spec.yaml").write_text(json.dumps(merge(spec, changes)))
         return subprocess.Popen(
-            [sys.executable, "-m", "client", "demo", "--data-dir", str(data), "--spec", str(data.parent / "spec.yaml")],
+            [
+                sys.executable,
+                "-m",
+                "minillm",
+                "demo",
+                "--data-dir",
+                str(data),
+                "--spec",
+                str(data.parent / "spec.yaml"),
+            ],
             cwd=ROOT,
             env=environment(),
             stdout=subprocess.PIPE,

@@ -60,7 +60,7 @@ def test_many_answers_share_an_opening() -> None:
 
 @pytest.mark.parametrize("name", ["demo.yaml", "minillm.yaml"])
 def test_specs_are_valid(name: str) -> None:
-    from client.specfile import local_files, read_spec, with_files
+    from minillm.specfile import local_files, read_spec, with_files
 
     spec = read_spec(EXAMPLES / name)
     files = local_files(spec, EXAMPLES)

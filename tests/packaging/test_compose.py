@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from client import MinillmClient
+from minillm import Client
 from store.settings import Settings
 from tests import services
 from tests.conftest import fresh_postgres_database
@@ -221,7 +221,7 @@ def _run_a_job(url: str, dataset: Path, folder: Path, stack: LocalStack) -> None
     assert httpx.get(f"{url}/v1/jobs").status_code == 401
     key = SECRETS["MINILLM_BOOTSTRAP_API_KEY"]
     spec = tiny_spec(name="compose")
-    with MinillmClient(url, key) as client:
+    with Client(url, key) as client:
         spec["dataset"]["file"] = client.upload_file(dataset).id
         job = client.create_job(spec)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.app import create_app
-from client.specfile import local_files, read_spec, with_files
+from minillm.specfile import local_files, read_spec, with_files
 from minillm_core.spec import JobSpec
 from store.jobs.transitions import TRANSITIONS
 from store.jobs.vocabulary import JobState

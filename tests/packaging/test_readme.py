@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client import MinillmClient
-from client.embedded import EmbeddedService
+from minillm import Client
+from minillm.embedded import EmbeddedService
 from minillm_core.spec import JobSpec
 from store.settings import Settings
 from tests import services
@@ -92,7 +92,7 @@ class TestExamples:
         assert done.returncode == 0, done.stderr
         job = json.loads(done.stdout)
         assert job["object"] == "job" and job["name"] == "smol"
-        with MinillmClient(service, api_key="") as client:
+        with Client(service, api_key="") as client:
             client.cancel(job["id"], keep="none")
             client.wait(job["id"], timeout=300)
 
@@ -111,7 +111,7 @@ class TestExamples:
         assert done.returncode == 0, done.stderr
         assert "succeeded" in done.stdout and "ROUGE-L" in done.stdout
         # The way by tar that the text names, for the same job.
-        with MinillmClient(service, api_key="") as client:
+        with Client(service, api_key="") as client:
             (job,) = client.jobs(state="succeeded")
         packed = httpx.get(f"{service}/v1/jobs/{job.id}/artifact?format=tar", timeout=60).raise_for_status()
         with tarfile.open(fileobj=BytesIO(packed.content)) as archive:

@@ -14,10 +14,10 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from client.download import download_student
-from client.errors import MinillmError, SpecError, Unreachable
-from client.transport import Transport
-from client.types import Attempt, Checkpoint, Event, File, Job, LogChunk, Manifest, MetricPoint, Model
+from minillm.download import download_student
+from minillm.errors import MinillmError, SpecError, Unreachable
+from minillm.transport import Transport
+from minillm.types import Attempt, Checkpoint, Event, File, Job, LogChunk, Manifest, MetricPoint, Model
 
 UPLOAD_TIMEOUT_SECONDS = 600.0
 """The service checks every row of a dataset before it answers."""
@@ -46,7 +46,7 @@ def _segment(text: str) -> str:
     return quote(text, safe="")
 
 
-class MinillmClient:
+class Client:
     """A client of one service; also a context manager that closes its connections.
 
     `base_url` and `api_key` default to MINILLM_URL (else http://127.0.0.1:8000) and MINILLM_API_KEY. Every method
@@ -74,7 +74,7 @@ class MinillmClient:
     def close(self) -> None:
         self._transport.close()
 
-    def __enter__(self) -> MinillmClient:
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -261,7 +261,7 @@ class MinillmClient:
         return _parsed(Manifest, _json(self._transport.request("GET", self._path(job_id, "artifact"))))
 
     def download(self, job_id: str, folder: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
-        """Fetch the student into `folder` and return it: see `client.download.download_student`."""
+        """Fetch the student into `folder` and return it: see `minillm.download.download_student`."""
         return download_student(
             self._transport, self._path(job_id, "artifact"), Path(folder), progress=progress, sleep=self._sleep
         )

@@ -1,8 +1,9 @@
-"""Starts the service as a subprocess: this room imports none of the others."""
+"""Starts the service as a subprocess, where it is installed: this package imports none of its own."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import signal
@@ -15,13 +16,22 @@ from typing import Any
 
 import httpx
 
-from client.errors import MinillmError
+from minillm.errors import MinillmError
 
 STOP_SECONDS = 60.0
 """How long the service may take to stop its processes before it is killed (they end with it)."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
+
+
+def require(module: str, command: str, extras: str) -> None:
+    """Raises MinillmError that says what to install where a command's programs are not beside this package."""
+    if importlib.util.find_spec(module) is None:
+        raise MinillmError(
+            f"`minillm {command}` needs the service's own packages, which are not installed here: "
+            f"in a checkout of the service, make setup or pip install '.[{extras}]'"
+        )
 
 
 def die_with_parent() -> None:

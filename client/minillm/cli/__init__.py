@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 
-from client.cli.history import attempts, checkpoints, events, logs, pin, unpin
-from client.cli.jobs import cancel, change, delete, fork, jobs, pause, resume, retry, submit, watch
-from client.cli.local import demo, up
-from client.cli.models import chat, download, files, models
+from minillm.cli.history import attempts, checkpoints, events, logs, pin, unpin
+from minillm.cli.jobs import cancel, change, delete, fork, jobs, pause, resume, retry, submit, watch
+from minillm.cli.local import demo, up
+from minillm.cli.models import chat, download, files, models
+from minillm.version import VERSION
 
 app = typer.Typer(
     name="minillm",
@@ -25,7 +25,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"minillm {installed_version('minillm-service')}")
+        typer.echo(f"minillm {VERSION}")
         raise typer.Exit
 
 

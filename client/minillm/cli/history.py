@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from client.api import MinillmClient
-from client.cli.session import CheckpointId, JobId, console, service
-from client.display import printable, say, table
+from minillm.api import Client
+from minillm.cli.session import CheckpointId, JobId, console, service
+from minillm.display import printable, say, table
 
 LOG_POLL_SECONDS = 1.0
 
@@ -38,7 +38,7 @@ def logs(
             sys.stdout.flush()
 
 
-def _log_texts(client: MinillmClient, job_id: str, attempt: int | None, stream: str, follow_it: bool) -> Iterator[str]:
+def _log_texts(client: Client, job_id: str, attempt: int | None, stream: str, follow_it: bool) -> Iterator[str]:
     """Pieces of the log of one attempt; followed without naming one, of each as it begins, to the job's end."""
     number, offset = attempt, 0
     while True:

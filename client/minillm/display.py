@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from client.types import Job
+from minillm.types import Job
 
 # Title, names of the metric in the order of preference, format.
 METRICS: tuple[tuple[str, tuple[str, ...], str], ...] = (

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from client.cli.session import console, told
-from client.embedded import EmbeddedService, forward_signals
+from minillm.cli.session import console, told
+from minillm.embedded import EmbeddedService, forward_signals, require
 
 
 def up(
@@ -19,6 +19,8 @@ def up(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")] = None,
 ) -> None:
     """Run the whole service here: API, worker, sweeper, broker. Ctrl-C stops all of it."""
+    with told():
+        require("worker", "up", "worker,trainer,demo")
     service = EmbeddedService(data_dir, port=port, environment=os.environ)
     try:
         with told():
@@ -35,8 +37,9 @@ def demo(
     spec: Annotated[Path | None, typer.Option(help="Job to run instead of the demo's own.")] = None,
 ) -> None:
     """Distil a real teacher from start to end, and show what the student learned."""
-    from client.demo import run_demo
+    from minillm.demo import run_demo
 
     with told():
+        require("worker", "demo", "worker,trainer,demo")
         status = run_demo(data_dir, spec, console())
     raise typer.Exit(status)

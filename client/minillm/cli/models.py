@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from client.cli.session import JobId, console, service, told
-from client.display import say, table
-from client.errors import SpecError
+from minillm.cli.session import JobId, console, service, told
+from minillm.display import say, table
+from minillm.embedded import require
+from minillm.errors import SpecError
 
 
 def models() -> None:
@@ -69,6 +70,7 @@ def chat(
 ) -> None:
     """Talk to a student on this machine."""
     with told():
+        require("minillm_core", "chat", "trainer")
         if not (path / "config.json").is_file():
             raise SpecError(f"{path} is no folder of a model: it has no config.json", "PATH")
     command = [sys.executable, "-m", "minillm_core.chat", str(path)]

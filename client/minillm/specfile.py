@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from client.errors import SpecError
+from minillm.errors import SpecError
 
 LOCAL_FILES = {
     "dataset.file": "dataset",

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client.api import MinillmClient
-from client.display import printable
-from client.errors import ApiError, MinillmError, SpecError, Unreachable
-from client.types import Job
+from minillm.api import Client
+from minillm.display import printable
+from minillm.errors import ApiError, MinillmError, SpecError, Unreachable
+from minillm.types import Job
 
 BAD_INPUT = 2
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of the job, job_...")]
@@ -52,9 +52,9 @@ def fail(status: int, *lines: str) -> None:
 
 
 @contextlib.contextmanager
-def service() -> Iterator[MinillmClient]:
+def service() -> Iterator[Client]:
     """A client of the service; what goes wrong with it is told."""
-    with told(), MinillmClient() as client:
+    with told(), Client() as client:
         yield client
 
 

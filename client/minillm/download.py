@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 import httpx
 
-from client.errors import ApiError, DownloadError, MinillmError, Unreachable
-from client.transport import Transport
-from client.types import Manifest, ManifestFile
+from minillm.errors import ApiError, DownloadError, MinillmError, Unreachable
+from minillm.transport import Transport
+from minillm.types import Manifest, ManifestFile
 
 MANIFEST_NAME = "manifest.json"
 CHUNK_BYTES = 1 << 20

@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client.api import MinillmClient
-from client.cli.session import JobId, console, ended, service
-from client.display import duration, follow, plain_line, say, table
-from client.errors import ApiError, MinillmError, SpecError
-from client.specfile import LOCAL_FILES, local_files, read_spec, with_files
-from client.types import Job
+from minillm.api import Client
+from minillm.cli.session import JobId, console, ended, service
+from minillm.display import duration, follow, plain_line, say, table
+from minillm.errors import ApiError, MinillmError, SpecError
+from minillm.specfile import LOCAL_FILES, local_files, read_spec, with_files
+from minillm.types import Job
 
 
 def submit(
@@ -48,7 +48,7 @@ def submit(
             _watch(client, job.id)
 
 
-def _watch(client: MinillmClient, job_id: str) -> None:
+def _watch(client: Client, job_id: str) -> None:
     """Follow a job to its end, and on a terminal say what may come next."""
     screen = console()
     try:
