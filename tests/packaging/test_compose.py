@@ -75,6 +75,12 @@ class TestStructure:
         assert worker["init"] is True and worker["shm_size"]
         assert "deploy" not in document["services"]["api"]
 
+    def test_only_the_worker_has_a_trainer(self, document: dict[str, Any]) -> None:
+        for name in OURS - {"worker"}:
+            service = document["services"][name]
+            assert service["build"]["args"] == {"TORCH": "none"}
+            assert service["image"] != document["services"]["worker"]["image"]
+
     def test_the_worker_has_time_for_its_checkpoint(self, document: dict[str, Any]) -> None:
         worker = document["services"]["worker"]
         settings = _settings(worker)
