@@ -5,16 +5,14 @@ from __future__ import annotations
 import sys
 
 import uvicorn
-from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
 from api.app import create_app
 from api.auth import any_key_exists
-from store.settings import get_settings
+from store.program import EX_CONFIG, begin
 
 # Long enough for a download's current chunk, short enough for event streams not to hold up a deploy.
 _SHUTDOWN_SECONDS = 5
-EX_CONFIG = 78  # sysexits.h
 
 
 def _refuse(reason: str) -> int:
@@ -22,22 +20,12 @@ def _refuse(reason: str) -> int:
     return EX_CONFIG
 
 
-def _settings_at_fault(error: ValidationError) -> str:
-    said = []
-    for fault in error.errors():
-        name = "".join(f"MINILLM_{str(part).upper()}: " for part in fault["loc"])
-        said.append(name + fault["msg"].removeprefix("Value error, "))
-    return "; ".join(said)
-
-
 def main() -> int:
+    settings = begin("api")
     try:
-        settings = get_settings()
         app = create_app(settings)
         if not settings.is_loopback:
             settings.check_bind(has_keys=any_key_exists(app.state.services))
-    except ValidationError as error:
-        return _refuse(_settings_at_fault(error))
     except ValueError as error:
         return _refuse(str(error))
     except DBAPIError as error:
@@ -46,7 +34,8 @@ def main() -> int:
         app,
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level.lower(),
+        log_config=None,
+        access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )

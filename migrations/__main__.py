@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from store.db import schema
 from store.db.database import Database
-from store.settings import get_settings
+from store.program import begin
 
 
 def main() -> None:
-    database = Database(get_settings().database_url)
+    database = Database(begin("migrations").database_url)
     schema.upgrade(database.engine)
     print(f"{database.url.render_as_string(hide_password=True)} is at {', '.join(schema.heads())}")
     database.dispose()

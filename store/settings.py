@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import ipaddress
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _WEAK_SECRETS = frozenset({"changeme", "change-me", "secret", "password", "minillm", "default", "insecure"})
 _SHORTEST_SECRET = 16
+_PREFIX = "MINILLM_"
+_OF_OTHERS = frozenset(
+    f"{_PREFIX}{name}"
+    # The client's, the worker's own for its children, and those of docker-compose.yml.
+    for name in ("URL", "API_KEY", "ATTEMPT", "LIFELINE_FD", "DOORBELL", "BIND", "PUBLISHED_PORT", "MODELS")
+)
+"""Variables with our prefix that are not settings of the service."""
 
 
 class Settings(BaseSettings):
     """Settings of api, worker and sweeper alike. Every field is ``MINILLM_<NAME>`` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="MINILLM_", extra="ignore", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", use_attribute_docstrings=True)
 
     data_dir: Path = Path("data")
     """Folder of everything the service keeps outside its database: files, models, runs."""
@@ -76,6 +86,8 @@ class Settings(BaseSettings):
     """Whether the trainer may only use hub models that are in its cache."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
+    log_format: Literal["console", "json"] = "console"
+    """`json` for one JSON object a line, `console` for people."""
 
     @field_validator("log_level")
     @classmethod
@@ -98,6 +110,12 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().resolve()
+
+    @model_validator(mode="after")
+    def _nothing_misspelt(self) -> Settings:
+        if unknown := unknown_variables(os.environ):
+            raise ValueError("; ".join(unknown))
+        return self
 
     @model_validator(mode="after")
     def _derive(self) -> Settings:
@@ -171,6 +189,19 @@ class Settings(BaseSettings):
             finally:
                 fresh.unlink()
         return path.read_bytes()
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """A sentence for each name that has our prefix and that nothing reads, with the nearest that something does."""
+    known = sorted(name.upper() for name in Settings.model_fields)
+    told = []
+    for name in sorted(names):
+        ours = name.upper().removeprefix(_PREFIX)
+        if not name.upper().startswith(_PREFIX) or ours in known or f"{_PREFIX}{ours}" in _OF_OTHERS:
+            continue
+        near = difflib.get_close_matches(ours, known, n=1)
+        told.append(f"{name} is not a setting" + (f": is it {_PREFIX}{near[0]}?" if near else ", see docs/settings.md"))
+    return told
 
 
 @functools.cache

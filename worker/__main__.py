@@ -20,14 +20,15 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from store.db.database import Database
-from store.settings import Settings, get_settings
+from store.program import begin
+from store.settings import Settings
 from store.workers import WorkerRepository
 from worker.claiming import ClaimLoop
 from worker.doorbell import DOORBELL_VARIABLE, Doorbell
 from worker.embedded.child import start_leashed
 from worker.launcher import TorchLauncher, TrainerLauncher
 from worker.slot import Slot
-from worker.startup import UNAVAILABLE, configure_logging, end_on_sigterm, wait_for_schema
+from worker.startup import UNAVAILABLE, end_on_sigterm, wait_for_schema
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +133,7 @@ def run_worker(settings: Settings, launcher: TrainerLauncher) -> int:
 
 
 def main() -> int:
-    settings = get_settings()
-    configure_logging(settings.log_level)
+    settings = begin("worker")
     return run_worker(settings, TorchLauncher(gpus=settings.gpus, hub_offline=settings.hub_offline))
 
 

@@ -12,7 +12,8 @@ import sys
 from sqlalchemy.exc import SQLAlchemyError
 
 from store.db.database import Database
-from store.settings import Settings, get_settings
+from store.program import begin
+from store.settings import Settings
 from store.workers import WorkerRepository
 
 _MOST_WORKERS = 1000
@@ -36,7 +37,7 @@ def problem(settings: Settings, host: str) -> str | None:
 
 
 def main() -> int:
-    found = problem(get_settings(), socket.gethostname())
+    found = problem(begin("health"), socket.gethostname())
     if found is not None:
         print(f"unhealthy: {found}", file=sys.stderr)
     return 0 if found is None else 1

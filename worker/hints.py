@@ -11,7 +11,8 @@ import os
 from celery import Celery
 
 from store.broker import RUN_TASK, make_celery
-from store.settings import Settings, get_settings
+from store.program import begin
+from store.settings import Settings
 from worker.doorbell import DOORBELL_VARIABLE, ring
 
 
@@ -29,7 +30,7 @@ def make_hints(settings: Settings, doorbell: str) -> Celery:
 
 
 def main() -> None:
-    settings = get_settings()
+    settings = begin("worker")
     app = make_hints(settings, os.environ[DOORBELL_VARIABLE])
     app.worker_main(
         [

@@ -18,11 +18,6 @@ UNAVAILABLE = 69
 SCHEMA_SECONDS = 60.0
 
 
-def configure_logging(level: str) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
 def end_on_sigterm() -> None:
     """Until there is work to save, SIGTERM ends the program; as a container's first process it would be ignored."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -22,7 +22,6 @@ from api.http.problems import (
     Problem,
     Unavailable,
     problem_response,
-    request_id,
 )
 from api.http.validation import validation_problem
 from store.db import errors as store_errors
@@ -76,7 +75,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _database(request: Request, error: Exception) -> Response:
-    log.error("database unavailable (request %s): %s", request_id(request.scope), error)
+    log.error("database unavailable: %s", error)
     problem = Unavailable("The database does not answer just now; nothing was changed.", code="database_unavailable")
     return problem_response(request.scope, problem)
 
@@ -84,13 +83,13 @@ def _database(request: Request, error: Exception) -> Response:
 def _operating_system(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        log.error("no space left (request %s): %s", request_id(request.scope), error)
+        log.error("no space left: %s", error)
         return problem_response(request.scope, InsufficientStorage("There is no space left on the server's disk."))
     return _unexpected(request, error)
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("request %s failed", request_id(request.scope), exc_info=error)
+    log.error("the request failed", exc_info=error)
     return problem_response(
         request.scope,
         Problem("An error of the service, not of the request. The log has it under this request id."),

@@ -26,7 +26,7 @@ from worker.embedded.child import start_leashed
 from worker.embedded.valkey import Valkey, prepare_valkey
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKEN_VARIABLE = "MINILLM_CHAOS"
+TOKEN_VARIABLE = "CHAOS_TOKEN"
 POSTGRES = "postgresql://postgres@127.0.0.1:5432/test"
 STOP_SECONDS = 60.0
 

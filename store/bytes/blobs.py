@@ -49,12 +49,12 @@ class LocalBlobs:
 
     def put(self, id: str, chunks: Iterable[bytes], *, limit: int) -> BlobInfo:
         target = self._target(id)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         aside = self.folder / f".{id}.{secrets.token_hex(4)}"
         digest = hashlib.sha256()
         size = 0
         try:
-            with aside.open("xb") as file:
+            with open(aside, "xb", opener=_private) as file:
                 for chunk in chunks:
                     size += len(chunk)
                     if size > limit:
@@ -94,3 +94,7 @@ class LocalBlobs:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

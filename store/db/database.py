@@ -50,14 +50,14 @@ class Database:
         if self.dialect == "sqlite":
             if self.url.database in (None, "", ":memory:"):
                 raise ValueError("SQLite needs a file: a database in memory is not shared between processes")
-            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = create_engine(self.url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS})
+            _make_private(Path(str(self.url.database)))
+            self.engine = create_engine(self.url, hide_parameters=True, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS})
             event.listen(self.engine, "connect", _on_sqlite_connect)
             event.listen(self.engine, "begin", _on_sqlite_begin)
         elif self.dialect == "postgresql":
             # What the URL says itself counts: "options" given there take the place of ours.
             ours = {name: value for name, value in _POSTGRES.items() if name not in self.url.query}
-            self.engine = create_engine(self.url, pool_pre_ping=True, connect_args=ours)
+            self.engine = create_engine(self.url, hide_parameters=True, pool_pre_ping=True, connect_args=ours)
         else:
             raise ValueError(f"unsupported database {self.dialect!r}: use sqlite or postgresql")
         if self.dialect == "postgresql":
@@ -93,6 +93,13 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def _make_private(file: Path) -> None:
+    """An empty file for SQLite, which gives its journals the mode that the database has."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # SQLite says better what is wrong
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _with_driver(url: URL) -> URL:

@@ -212,9 +212,11 @@ class TestProcess:
     ) -> None:
         for name, value in {**environment, **changes}.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("api.__main__.get_settings", Settings)
+        monkeypatch.setattr("store.program.get_settings", Settings)
         monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("it listens"))
-        assert main() == 78
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(main())
+        assert ended.value.code == 78
         assert reason in capsys.readouterr().err
 
     @pytest.fixture

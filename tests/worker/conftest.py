@@ -194,7 +194,7 @@ def start(environment: dict[str, str], tmp_path: Path, mark: str) -> Iterator[Ca
         with (tmp_path / "programs.log").open("ab") as log:
             program = subprocess.Popen(
                 [sys.executable, *command],
-                env={**environment, **changes, "MINILLM_TEST_MARK": mark},
+                env={**environment, **changes, "TEST_MARK": mark},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
@@ -210,7 +210,7 @@ def start(environment: dict[str, str], tmp_path: Path, mark: str) -> Iterator[Ca
         program.stdout.close()
     for process in psutil.process_iter():
         try:
-            if process.environ().get("MINILLM_TEST_MARK") == mark and ATTEMPT_VARIABLE not in process.environ():
+            if process.environ().get("TEST_MARK") == mark and ATTEMPT_VARIABLE not in process.environ():
                 process.kill()
         except (psutil.Error, OSError):
             continue

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from store.settings import get_settings
+from store.program import begin
 from worker.__main__ import run_worker
 from worker.process.group import ProcessGroup
-from worker.startup import configure_logging
 
 TRAINER = Path(__file__).with_name("fake_trainer.py")
 
@@ -26,5 +25,4 @@ class FakeLauncher:
 
 
 if __name__ == "__main__":
-    configure_logging("INFO")
-    sys.exit(run_worker(get_settings(), FakeLauncher()))
+    sys.exit(run_worker(begin("worker"), FakeLauncher()))

@@ -144,7 +144,7 @@ def _left(mark: str) -> list[int]:
     left = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("MINILLM_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get("TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
                 left.append(process.pid)
         except (psutil.Error, OSError):
             continue

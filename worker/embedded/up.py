@@ -30,6 +30,7 @@ from typing import IO
 
 from store.db import schema
 from store.db.database import Database
+from store.program import begin
 from store.settings import Settings
 from worker.embedded.child import start_leashed
 from worker.embedded.valkey import Valkey, ValkeyMissing, prepare_valkey
@@ -272,12 +273,12 @@ def main() -> int:
     parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe: the service stops at its end of file")
     options = parser.parse_args()
     given = {name: value for name in ("data_dir", "port") if (value := getattr(options, name)) is not None}
+    settings = begin("embedded", **given)
     try:
-        settings = Settings(**given)
         with lock_folder(settings.data_dir):
             settings.port = free_port(settings.host, settings.port)
             EmbeddedService(settings, lifeline_fd=options.lifeline_fd).run()
-    except (CannotStart, ValueError) as error:
+    except CannotStart as error:
         print(f"The service does not start: {error}", file=sys.stderr)
         return 1
     return 0

@@ -29,11 +29,12 @@ from store.jobs.attempts import ended_attempts
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.due import DoomedCheckpoint, Sweep, sweep_with
 from store.jobs.repository import JobRepository
-from store.settings import Settings, get_settings
+from store.program import begin
+from store.settings import Settings
 from store.workers import WorkerRepository
 from worker.attempt.tail import attempt_log, last_events
 from worker.process.group import attempt_processes
-from worker.startup import UNAVAILABLE, configure_logging, end_on_sigterm, wait_for_schema
+from worker.startup import UNAVAILABLE, end_on_sigterm, wait_for_schema
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +154,7 @@ def _removed(folder: Path, within: Path) -> bool:
 
 
 def main() -> int:
-    settings = get_settings()
-    configure_logging(settings.log_level)
+    settings = begin("services")
     database = Database(settings.database_url)
     end_on_sigterm()
     if not wait_for_schema(database):
