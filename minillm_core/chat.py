@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from transformers.utils import logging as transformers_logging
+
+from minillm_core.data.rendering import RenderingFault, render_chats
 
 Message = dict[str, str]
 
@@ -38,9 +39,16 @@ class Student:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def render(self, messages: list[Message]) -> str:
-        """The conversation up to the answer: by the chat template, or as plain text without one."""
+        """The conversation up to the answer: by the chat template, or as plain text without one.
+
+        Raises ValueError where the chat template refuses it, fails or takes more than its limits.
+        """
         if self.tokenizer.chat_template:
-            return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            try:
+                (text,) = render_chats(self.tokenizer, [messages], add_generation_prompt=True)
+            except RenderingFault as fault:
+                raise ValueError(f"the chat template does not take it: {fault}") from fault
+            return text
         return "\n\n".join(message["content"] for message in messages)
 
     def encode(self, text: str) -> dict[str, Any]:
@@ -104,7 +112,7 @@ def _serve_jsonl(student: Student, arguments: argparse.Namespace) -> None:
                 text, max_new_tokens=arguments.max_new_tokens, temperature=arguments.temperature
             )
             reply = {"prompt": prompt, "answer": answer, "tokens": tokens}
-        except (ValueError, KeyError, TypeError, TemplateError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             reply = {"error": str(error)}
         print(json.dumps(reply, ensure_ascii=False), flush=True)
 
@@ -173,11 +181,15 @@ def main(given: list[str] | None = None) -> int:
     if arguments.jsonl:
         _serve_jsonl(student, arguments)
     elif arguments.prompt is not None:
-        answer, _ = student.answer(
-            student.render([{"role": "user", "content": arguments.prompt}]),
-            max_new_tokens=arguments.max_new_tokens,
-            temperature=arguments.temperature,
-        )
+        try:
+            answer, _ = student.answer(
+                student.render([{"role": "user", "content": arguments.prompt}]),
+                max_new_tokens=arguments.max_new_tokens,
+                temperature=arguments.temperature,
+            )
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 1
         print(answer)
     else:
         _converse(student, arguments)

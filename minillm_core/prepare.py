@@ -88,6 +88,7 @@ def prepare(
     if job.pretrain_corpus is not None:
         corpus_file = file_path(job.pretrain_corpus.file, context, run_dir, "/pretrain_corpus/file")
     labels = _labels(job, context, run_dir, dataset, tokenizer)
+    end_id = end_token_id(job.dataset.template, tokenizer)
 
     progress.enter(Phase.PREPARING, f"loading {job.teacher.model}")
     # A teacher that is fine-tuned first is trained in the training dtype like any model.
@@ -107,7 +108,6 @@ def prepare(
     if corpus_file is not None:
         longest = min(context_length(teacher.config), context_length(student_config), CORPUS_BLOCK_TOKENS)
         corpus = load_corpus(corpus_file, tokenizer, longest)
-    end_id = end_token_id(job.dataset.template, tokenizer)
     eos_ids = [end_id] if end_id == tokenizer.eos_token_id else [end_id, tokenizer.eos_token_id]
     sampling = Sampling(
         eos_ids=eos_ids,

@@ -15,7 +15,7 @@ from minillm_core.data.templates import (
     check_template,
     encode_prompt,
     end_token_id,
-    prompt_text,
+    prompt_texts,
     response_ids,
 )
 from minillm_core.errors import UserError
@@ -58,15 +58,16 @@ def load_dataset(
     prompts stay on one side of the split, so that no dev prompt was trained on.
 
     Raises UserError ``dataset_invalid`` when a line is wrong, no prompt fits, or no two different
-    prompts are left to split; ``template_unavailable`` when the tokenizer lacks the template.
+    prompts are left to split; ``template_unavailable`` when the tokenizer lacks the template and
+    ``template_invalid`` when its own cannot be used.
     """
     check_template(template, tokenizer)
     end_id = end_token_id(template, tokenizer)
     rows: list[TokenizedRow] = []
     shortest = 0
     dropped = 0
-    for example in read_rows(path):
-        text = prompt_text(example, template, tokenizer)
+    examples = read_rows(path)
+    for example, text in zip(examples, prompt_texts(examples, template, tokenizer), strict=True):
         prompt = encode_prompt(text, template, tokenizer)
         if not prompt:
             raise UserError("dataset_invalid", f"line {example.line}: the prompt has no tokens", param="/dataset/file")

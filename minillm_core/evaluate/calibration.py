@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minillm_core.data.dataset import TokenizedRow
 from minillm_core.data.formats import Example, Message, json_lines, text_field
-from minillm_core.data.templates import Template, render_prompt, response_ids
+from minillm_core.data.templates import Template, encode_prompt, end_token_id, prompt_texts, response_ids
 from minillm_core.errors import UserError
 from minillm_core.evaluate.scoring import token_log_probs, token_values
 
@@ -58,28 +58,31 @@ def read_calibration_file(
     row lacks what it needs, a prompt has more than ``max_prompt_tokens`` (left out, the accuracy
     would be of other rows than the file's), or there are not 2 to :data:`MAX_LABELS` labels.
     """
-    texts: list[tuple[str, str]] = []
-    prompts: list[list[int]] = []
+    examples: list[Example] = []
+    answers: list[str] = []
     for line, row in json_lines(path, _PARAM):
         instruction = text_field(row, "instruction", line, _PARAM)
-        texts.append((instruction, text_field(row, "answer", line, _PARAM).strip()))
-        example = Example("instruction", (Message("user", instruction),), "", line, instruction)
-        prompt = render_prompt(example, template, tokenizer)
+        answers.append(text_field(row, "answer", line, _PARAM).strip())
+        examples.append(Example("instruction", (Message("user", instruction),), "", line, instruction))
+    prompts: list[list[int]] = []
+    for example, text in zip(examples, prompt_texts(examples, template, tokenizer, param=_PARAM), strict=True):
+        prompt = encode_prompt(text, template, tokenizer)
         if len(prompt) > max_prompt_tokens:
             raise UserError(
                 "dataset_invalid",
-                f"line {line}: the prompt has {len(prompt)} tokens, more than max_prompt_tokens ({max_prompt_tokens})",
+                f"line {example.line}: the prompt has {len(prompt)} tokens, more than max_prompt_tokens "
+                f"({max_prompt_tokens})",
                 param=_PARAM,
             )
         prompts.append(prompt)
-    labels = sorted({answer for _, answer in texts})
+    labels = sorted(set(answers))
     if not 2 <= len(labels) <= MAX_LABELS:
         raise UserError(
             "dataset_invalid",
-            f"{len(texts)} rows with {len(labels)} different answers: calibration needs 2 to {MAX_LABELS} labels",
+            f"{len(answers)} rows with {len(labels)} different answers: calibration needs 2 to {MAX_LABELS} labels",
             param=_PARAM,
         )
-    rows = [LabelledPrompt(prompt, labels.index(answer)) for prompt, (_, answer) in zip(prompts, texts, strict=True)]
+    rows = [LabelledPrompt(prompt, labels.index(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
     return LabelSet(rows, labels, encode_labels(labels, template, tokenizer))
 
 
@@ -112,7 +115,8 @@ def encode_labels(labels: Sequence[str], template: Template, tokenizer: PreTrain
 
     Raises UserError ``dataset_invalid`` when two labels have the same tokens.
     """
-    ended = [response_ids(label, template, tokenizer) for label in labels]
+    end_id = end_token_id(template, tokenizer)
+    ended = [response_ids(label, template, tokenizer, end_id=end_id) for label in labels]
     bare = [ids[:-1] for ids in ended]
     if len({tuple(ids) for ids in bare}) < len(bare):
         raise UserError("dataset_invalid", "two labels have the same tokens", param=_PARAM)
