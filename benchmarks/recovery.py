@@ -36,7 +36,7 @@ from minillm import Client
 from store.db.database import Database
 from store.db.tables import Attempt, Event
 from store.settings import Settings
-from worker.process.group import attempt_processes
+from worker.process.identity import attempt_processes
 
 PATIENCE_SECONDS = 300.0
 Times = dict[str, list[float]]

@@ -60,9 +60,16 @@ class WorkerRepository:
         return row
 
     def request_drain(self, worker_id: str) -> Worker:
-        """It shall checkpoint and hand back its job and take no more. Raises NotFound."""
+        """It shall checkpoint and hand back its jobs and take no more. Raises NotFound."""
+        return self._set_draining(worker_id, True)
+
+    def undrain(self, worker_id: str) -> Worker:
+        """It may take jobs again; what it hands back meanwhile stays handed back. Raises NotFound."""
+        return self._set_draining(worker_id, False)
+
+    def _set_draining(self, worker_id: str, draining: bool) -> Worker:
         row = self.get(worker_id)
-        row.draining = True
+        row.draining = draining
         self.session.flush()
         return row
 

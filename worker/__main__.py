@@ -25,7 +25,7 @@ from store.settings import Settings
 from store.workers import WorkerRepository
 from worker.claiming import ClaimLoop
 from worker.doorbell import DOORBELL_VARIABLE, Doorbell
-from worker.embedded.child import start_leashed
+from worker.embedded.child import start_child
 from worker.launcher import TorchLauncher, TrainerLauncher
 from worker.slot import Slot
 from worker.startup import UNAVAILABLE, end_on_sigterm, wait_for_schema
@@ -48,7 +48,7 @@ class Hints:
         """To be called by the main thread: the child lives no longer than the thread that started it."""
         self._started_at = time.monotonic()
         command = [sys.executable, "-m", "worker.hints"]
-        self._process = start_leashed(command, environment=self._environment, output=None)
+        self._process = start_child(command, environment=self._environment, output=None)
 
     def keep_alive(self) -> None:
         if self._process is not None and self._process.poll() is not None:

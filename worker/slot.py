@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.process.group import ProcessIdentity
+from worker.process.identity import ProcessIdentity
 
 LEAST_FREE_SHARE = 0.5
 """An accelerator with less of its memory free is in use by something else."""

@@ -1,4 +1,4 @@
-"""/v1/workers: who takes jobs, since when silent, and draining one."""
+"""/v1/workers: who takes jobs, since when silent, draining one and taking that back."""
 
 from __future__ import annotations
 
@@ -62,6 +62,15 @@ def workers_get(worker_id: str, caller: CallerDep, session: ReadSession) -> Work
 def workers_drain(worker_id: str, caller: AdminDep, session: WriteSession) -> WorkerOut:
     """It checkpoints and hands back its job and takes no more. Needs the scope admin. Again is no error."""
     row = WorkerRepository(session).request_drain(worker_id)
+    return _worker_out(session, row, database_now(session))
+
+
+@router.post(
+    "/workers/{worker_id}/undrain", status_code=202, responses=problems(401, 403, 404, 503), summary="Undrain a worker"
+)
+def workers_undrain(worker_id: str, caller: AdminDep, session: WriteSession) -> WorkerOut:
+    """It takes jobs again. Needs the scope admin. Again is no error."""
+    row = WorkerRepository(session).undrain(worker_id)
     return _worker_out(session, row, database_now(session))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.chaos.stack import TOKEN_VARIABLE
-from worker.process.group import ATTEMPT_VARIABLE
+from worker.process.identity import ATTEMPT_VARIABLE
 
 LOOK_SECONDS = 0.1
 _YOUNG_SECONDS = 5.0

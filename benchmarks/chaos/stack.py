@@ -22,7 +22,7 @@ import psycopg
 
 from store.db import schema
 from store.db.database import Database
-from worker.embedded.child import start_leashed
+from worker.embedded.child import start_child
 from worker.embedded.valkey import Valkey, prepare_valkey
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ class Program:
     def start(self) -> None:
         """To be called by the main thread alone: the program lives no longer than the thread that started it."""
         with self.log.open("ab") as log:
-            self._process = start_leashed(self._command, environment=self._environment, output=log)
+            self._process = start_child(self._command, environment=self._environment, output=log)
         self._start_at = None
         self._expected = self._down = False
 

@@ -152,6 +152,8 @@ class TestWorkers:
         assert (listed["id"], listed["host"], listed["online"], listed["draining"]) == (worker, "box", True, False)
         drained = client.post(f"/v1/workers/{worker}/drain")
         assert drained.status_code == 202 and drained.json()["draining"] is True
+        undrained = client.post(f"/v1/workers/{worker}/undrain")
+        assert undrained.status_code == 202 and undrained.json()["draining"] is False
         with services.database.write() as session:
             WorkerRepository(session).stop(worker)
         assert client.get("/v1/workers").json()["data"] == []

@@ -122,6 +122,7 @@ class TestKeys:
             json = {"name": "x"} if method == "POST" else None
             check_problem(client.request(method, path, json=json, headers=team), 403, "admin_only")
         check_problem(client.post("/v1/workers/wrk_0/drain", headers=team), 403, "admin_only")
+        check_problem(client.post("/v1/workers/wrk_0/undrain", headers=team), 403, "admin_only")
 
     def test_a_revoked_key_fails_at_once(self, client: TestClient, admin: dict[str, str]) -> None:
         made = client.post("/v1/api_keys", json={"name": "team"}, headers=admin).json()

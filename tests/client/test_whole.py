@@ -26,7 +26,7 @@ from store.db.database import Database
 from tests import services
 from tests.minillm_core.tiny_runs import ROOT, merge, tiny_spec
 from tests.tiny_models import write_tiny_dataset, write_tiny_model
-from worker.process.group import ATTEMPT_VARIABLE
+from worker.process.identity import ATTEMPT_VARIABLE
 
 PATIENCE = 200.0
 ENDLESS = {"max_steps": 1_000_000, "eval_every": 1_000_000, "save_every": 10}

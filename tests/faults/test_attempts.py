@@ -25,7 +25,7 @@ from store.jobs.vocabulary import AttemptState, JobState
 from tests.faults.conftest import DYING, WORKER, die_at_commit, in_child
 from tests.worker.conftest import SHORT_LEASE, Service, wait_until
 from worker.attempt.manifests import verify
-from worker.process.group import attempt_processes
+from worker.process.identity import attempt_processes
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 

@@ -23,7 +23,7 @@ from store.jobs.vocabulary import JobState, Keep
 from tests.faults.conftest import die, in_child, sweeper_of
 from tests.worker.conftest import Service, wait_until
 from worker.attempt import lease as lease_keeper
-from worker.process.group import rotate
+from worker.process.rotate import rotate
 
 
 class TestCommit:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from worker.embedded.child import start_leashed
+from worker.embedded.child import start_child
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
@@ -120,7 +120,7 @@ class LocalStack:
                 if all(self._met(*item) for item in service.get("depends_on", {}).items()):
                     log = self._folder / f"{name}.log"
                     with log.open("wb") as output:
-                        self.processes[name] = start_leashed(
+                        self.processes[name] = start_child(
                             self._command(service["command"]), environment=self.environment(name), output=output
                         )
                     del waiting[name]

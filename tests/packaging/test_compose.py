@@ -31,7 +31,7 @@ from tests.packaging.compose import (
     seconds,
 )
 from tests.tiny_models import write_tiny_dataset, write_tiny_model
-from worker.process.group import ATTEMPT_VARIABLE
+from worker.process.identity import ATTEMPT_VARIABLE
 
 SECRETS = {
     "POSTGRES_PASSWORD": "a0b1c2d3e4f5a6b7c8d9",

@@ -18,6 +18,9 @@ def test_heartbeat_drain_stop(database: Database) -> None:
         assert not workers.heartbeat(row.id).draining
         workers.request_drain(row.id)
         assert workers.heartbeat(row.id).draining
+        workers.undrain(row.id)
+        assert not workers.heartbeat(row.id).draining
+        workers.request_drain(row.id)
         workers.stop(row.id)
         assert not workers.is_online(row, now) and workers.list() == []
         assert workers.list(include_stopped=True) == [row]

@@ -27,8 +27,8 @@ from store.jobs.vocabulary import JobState
 from store.settings import Settings
 from tests.worker.fake_launcher import FakeLauncher
 from worker.attempt.supervisor import Supervisor
-from worker.process.group import ATTEMPT_VARIABLE, attempt_processes, kill_attempt
 from worker.process.guardian import boot_time
+from worker.process.identity import ATTEMPT_VARIABLE, attempt_processes, kill_attempt
 
 OWNER = "key_tests"
 

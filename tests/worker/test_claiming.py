@@ -15,7 +15,8 @@ from tests.worker.conftest import Service
 from tests.worker.fake_launcher import FakeLauncher
 from worker.claiming import ClaimLoop
 from worker.doorbell import Doorbell
-from worker.process.group import ProcessGroup, ProcessIdentity
+from worker.process.group import ProcessGroup
+from worker.process.identity import ProcessIdentity
 from worker.slot import Slot
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worker.process.group import ProcessIdentity
+from worker.process.identity import ProcessIdentity
 from worker.slot import Gpu, Slot
 
 

@@ -45,8 +45,10 @@ from worker.attempt.run_folder import PreparedRun, Unresolvable, prepare, remove
 from worker.attempt.tail import EventTail, attempt_log
 from worker.attempt.watchdog import Watchdog
 from worker.launcher import TrainerLauncher
-from worker.process.group import ProcessGroup, ProcessIdentity, rotate
+from worker.process.group import ProcessGroup
 from worker.process.guardian import boot_time
+from worker.process.identity import ProcessIdentity
+from worker.process.rotate import rotate
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Starts a program that dies with its parent: ``python -I -S leash.py PARENT_PID COMMAND...``.
+"""Starts a program that dies with its parent: ``python -I -S child.py PARENT_PID COMMAND...``.
 
 Asks the kernel for SIGKILL at the parent's end and becomes the command, which keeps that wish. A script of its own
 rather than a hook between fork and exec: such a hook may deadlock in a parent with threads.
@@ -19,10 +19,10 @@ from typing import IO
 _PR_SET_PDEATHSIG = 1
 
 
-def start_leashed(
+def start_child(
     command: list[str], *, environment: Mapping[str, str], output: IO[bytes] | int | None
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in a session of its own, on a leash to the calling thread, which must outlive it."""
+    """Start `command` in a session of its own; it dies with the calling thread, which must outlive it."""
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid()), *command],
         env=dict(environment),

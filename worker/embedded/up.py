@@ -32,7 +32,7 @@ from store.db import schema
 from store.db.database import Database
 from store.program import begin
 from store.settings import Settings
-from worker.embedded.child import start_leashed
+from worker.embedded.child import start_child
 from worker.embedded.valkey import Valkey, ValkeyMissing, prepare_valkey
 
 READY_SECONDS = 90.0
@@ -67,7 +67,7 @@ class Child:
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as log:
-            self._process = start_leashed(self._command, environment=self._environment, output=log)
+            self._process = start_child(self._command, environment=self._environment, output=log)
         self._started_at = time.monotonic()
 
     @property

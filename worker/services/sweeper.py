@@ -33,7 +33,7 @@ from store.program import begin
 from store.settings import Settings
 from store.workers import WorkerRepository
 from worker.attempt.tail import attempt_log, last_events
-from worker.process.group import attempt_processes
+from worker.process.identity import attempt_processes
 from worker.startup import UNAVAILABLE, end_on_sigterm, wait_for_schema
 
 logger = logging.getLogger(__name__)

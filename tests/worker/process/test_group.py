@@ -14,15 +14,9 @@ from pathlib import Path
 import pytest
 
 from store.db.ids import new_id
-from worker.process.group import (
-    ProcessGroup,
-    ProcessIdentity,
-    attempt_processes,
-    clean_environment,
-    kill_attempt,
-    rotate,
-)
+from worker.process.group import ProcessGroup
 from worker.process.guardian import boot_time
+from worker.process.identity import attempt_processes, kill_attempt
 
 TRAINER = Path(__file__).parents[1] / "fake_trainer.py"
 
@@ -74,15 +68,7 @@ def alive(group: ProcessGroup) -> int:
     return len(attempt_processes([group.attempt_id]).get(group.attempt_id, []))
 
 
-class TestCleanEnvironment:
-    def test_is_an_allowlist(self) -> None:
-        source = {"PATH": "/bin", "LC_ALL": "C", "MINILLM_DATABASE_URL": "x", "HF_TOKEN": "x", "NEW_SECRET": "x"}
-        assert clean_environment(source) == {"PATH": "/bin", "LC_ALL": "C"}
-
-    def test_a_proxy_passes_without_its_password_only(self) -> None:
-        assert clean_environment({"HTTPS_PROXY": "http://proxy:1"}) == {"HTTPS_PROXY": "http://proxy:1"}
-        assert clean_environment({"HTTPS_PROXY": "http://u:p@proxy:1"}) == {}
-
+class TestEnvironment:
     def test_what_the_trainer_sees(
         self, start: Callable[..., ProcessGroup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -188,30 +174,3 @@ class TestEnd:
         assert alive(group) >= 3, "sessions of their own, and deaf to SIGTERM"
         assert group.kill() == []
         assert alive(group) == 0
-
-
-class TestProcessIdentity:
-    def test_a_reused_number_is_not_signalled(self) -> None:
-        process = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
-        try:
-            identity = ProcessIdentity.of(process.pid)
-            ProcessIdentity(process.pid, identity.started - 100).kill()
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.5)
-            identity.kill()
-            assert process.wait(5) == -signal.SIGKILL
-        finally:
-            process.kill()
-            process.wait()
-
-
-class TestRotate:
-    def test_keeps_the_end_and_empties_the_file_that_is_open(self, tmp_path: Path) -> None:
-        log = tmp_path / "stdout.log"
-        with log.open("ab", buffering=0) as writer:
-            writer.write(b"a" * 50 + b"b" * 100)
-            assert rotate(log, 100)
-            writer.write(b"c")
-        assert log.read_bytes() == b"c"
-        assert (tmp_path / "stdout.log.1").read_bytes() == b"b" * 100
-        assert not rotate(log, 100)

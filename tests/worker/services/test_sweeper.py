@@ -19,8 +19,9 @@ from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import JobState
 from store.workers import WorkerRepository
 from tests.worker.conftest import OWNER, Service, wait_until
-from worker.process.group import ProcessGroup, attempt_processes
+from worker.process.group import ProcessGroup
 from worker.process.guardian import boot_time
+from worker.process.identity import attempt_processes
 from worker.services.sweeper import Sweeper
 
 
