@@ -1,8 +1,9 @@
-"""How every program of the service begins: its settings, its log and the modes of its files."""
+"""How every program of the service begins: its settings, its log, and what other processes may not read of it."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import stat
@@ -19,6 +20,7 @@ from store.settings import Settings, get_settings
 EX_CONFIG = 78
 """Exit code where a setting is at fault (sysexits.h)."""
 PRIVATE_UMASK = 0o077
+_PR_SET_DUMPABLE = 4
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ def begin(program: str, **given: Any) -> Settings:
     Raises SystemExit(EX_CONFIG), after a line that names each setting at fault.
     """
     os.umask(PRIVATE_UMASK)
+    hide_process()
     try:
         settings = Settings(**given) if given else get_settings()
     except ValidationError as error:
@@ -37,6 +40,17 @@ def begin(program: str, **given: Any) -> Settings:
     configure_logging(settings, program=program)
     close_to_others(settings)
     return settings
+
+
+def hide_process() -> None:
+    """Keep this process and its forks from being read by others of the same user (prctl(2), PR_SET_DUMPABLE).
+
+    Trainers run under the same user, and read data and models that strangers made: the environment, the memory and
+    the open files of a program are no business of theirs. What is executed can be read again, so trainers
+    can be found by their environment. Does nothing where there is no such call.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def faults(error: ValidationError) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,3 +112,50 @@ class TestModes:
             made = {path: mode for path, mode in modes(tmp_path / "new").items() if "lock" not in path}
         database.dispose()
         assert made["."] == 0o700 and made.pop(".") and set(made.values()) == {0o600}
+
+
+class TestHidden:
+    """A trainer runs under the user of the worker, and shall not read its secrets."""
+
+    WAIT = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
+
+    @pytest.mark.parametrize("child", [False, True])
+    def test_others_of_the_same_user_cannot_read_a_program_nor_its_forks(self, tmp_path: Path, child: bool) -> None:
+        fork = "os.fork() and os.wait()" if child else "pass"
+        code = f"import os, sys; from store import program; program.begin('worker'); {fork}; {self.WAIT}"
+        with self._unprivileged(tmp_path, code) as reader_of:
+            assert reader_of("open('/proc/{pid}/environ').read()") == "PermissionError"
+            assert reader_of("open('/proc/{pid}/mem', 'rb').read(1)") == "PermissionError"
+
+    def test_what_it_executes_can_be_read_again(self, tmp_path: Path) -> None:
+        """Trainers are found by their environment."""
+        execute = f"os.execv(sys.executable, [sys.executable, '-c', {self.WAIT!r}])"
+        code = f"import os, sys; from store import program; program.hide_process(); {execute}"
+        with self._unprivileged(tmp_path, code) as reader_of:
+            assert reader_of("open('/proc/{pid}/environ').read()") == "read"
+
+    @contextlib.contextmanager
+    def _unprivileged(self, tmp_path: Path, code: str) -> Iterator[Callable[[str], str]]:
+        """Run `code`, which prints a number of a process and waits; gives what another process of its user can do."""
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "MINILLM_DATA_DIR": str(tmp_path / "data")}
+        options: dict[str, Any] = {"env": environment, "cwd": tmp_path, "text": True}
+        # Root reads everything by its capabilities, so both are without.
+        without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+        program = subprocess.Popen(
+            [*without, sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
+        )
+        assert program.stdout is not None and program.stdin is not None
+        pid = int(program.stdout.readline())
+
+        def reader_of(expression: str) -> str:
+            expression = expression.format(pid=pid)
+            tried = f"import os\ntry: {expression}; print('read')\nexcept OSError as e: print(type(e).__name__)"
+            done = subprocess.run([*without, sys.executable, "-S", "-c", tried], capture_output=True, **options)
+            return done.stdout.strip()
+
+        try:
+            yield reader_of
+        finally:
+            program.stdin.close()
+            program.wait(20)
+            program.stdout.close()
