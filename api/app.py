@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 
+import anyio.to_thread
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
@@ -42,19 +43,22 @@ MAX_BODY_BYTES = 1 << 20
 
 def create_app(settings: Settings) -> FastAPI:
     """The API over the store that `settings` name. Connects to nothing until the first request."""
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, connections=settings.threads, wait_seconds=settings.pool_timeout_seconds)
     services = Services(
         settings=settings,
         database=database,
         celery=make_celery(settings),
         blobs=LocalBlobs(settings.files_dir),
         registry=Registry(database, settings.models_dir),
+        write_turns=anyio.CapacityLimiter(settings.threads // 2),
+        upload_turns=anyio.CapacityLimiter(max(1, settings.threads // 8)),
     )
     registry = CollectorRegistry()
     registry.register(JobCollector(database))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         yield
         services.celery.close()
         database.dispose()

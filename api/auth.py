@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy.exc import DBAPIError
 
 from api.deps import Services
 from api.http.problems import Forbidden
 from store.api_keys import KeyRepository
+from store.db.database import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +67,19 @@ def authenticator(services: Services) -> Callable[[str | None], Caller | None]:
             try:
                 with services.database.write() as session:
                     KeyRepository(session, secret()).touch(key.id)
-            except DBAPIError as error:
+            except DATABASE_AWAY as error:
                 log.warning("the last use of key %s was not noted: %s", key.id, error)
         return Caller(key.owner_id, frozenset(key.scopes))
 
     return authenticate
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     found: Caller = request.state.caller
     return found
 
 
-def _admin(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+async def _admin(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
     if not caller.is_admin:
         raise Forbidden("This needs a key with the scope admin.", code="admin_only")
     return caller

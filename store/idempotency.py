@@ -36,6 +36,14 @@ class IdempotencyRepository:
     def __init__(self, session: Session) -> None:
         self.session = session
 
+    def find(self, *, owner_id: str, method: str, path: str, key: str, fingerprint: str) -> Replay | None:
+        """What the first request was answered; None where none with this key has been. Writes nothing.
+
+        Raises as :meth:`begin`.
+        """
+        fresh = IdempotencyKey.expires_at > database_now(self.session)
+        return self._answer(fingerprint, *self._mine(owner_id, method, path, key), fresh)
+
     def begin(self, *, owner_id: str, method: str, path: str, key: str, fingerprint: str) -> Replay | None:
         """None: this is the first request, do the work and then call :meth:`complete`.
 
@@ -63,14 +71,7 @@ class IdempotencyRepository:
         ).one_or_none()
         if inserted is not None:
             return None
-        row = self.session.execute(
-            select(IdempotencyKey.fingerprint, IdempotencyKey.status, IdempotencyKey.body).where(*mine)
-        ).one()
-        if row.fingerprint != fingerprint:
-            raise IdempotencyMismatch("this Idempotency-Key was used with a different request")
-        if row.status is None:
-            raise IdempotencyInProgress("the first request with this Idempotency-Key is still at work")
-        return Replay(row.status, row.body or "")
+        return self._answer(fingerprint, *mine)
 
     def complete(self, *, owner_id: str, method: str, path: str, key: str, status: int, body: str) -> None:
         """Keep the answer for 24 hours."""
@@ -80,10 +81,17 @@ class IdempotencyRepository:
             .values(status=status, body=body, expires_at=database_now(self.session) + _KEPT)
         )
 
-    def release(self, *, owner_id: str, method: str, path: str, key: str) -> None:
-        """Forget an unanswered key, so that a request that failed before having any effect can be sent again."""
-        mine = self._mine(owner_id, method, path, key)
-        self.session.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.status.is_(None)))
+    def _answer(self, fingerprint: str, *where: ColumnElement[bool]) -> Replay | None:
+        row = self.session.execute(
+            select(IdempotencyKey.fingerprint, IdempotencyKey.status, IdempotencyKey.body).where(*where)
+        ).one_or_none()
+        if row is None:
+            return None
+        if row.fingerprint != fingerprint:
+            raise IdempotencyMismatch("this Idempotency-Key was used with a different request")
+        if row.status is None:
+            raise IdempotencyInProgress("the first request with this Idempotency-Key is still at work")
+        return Replay(row.status, row.body or "")
 
     @staticmethod
     def _mine(owner_id: str, method: str, path: str, key: str) -> tuple[ColumnElement[bool], ...]:

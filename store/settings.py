@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     """An admin API key that is valid while it is set; at least 16 characters."""
     max_file_bytes: int = Field(512 * 1024 * 1024, ge=1)
     """Largest uploaded file."""
+    threads: int = Field(32, ge=2, le=1000)
+    """Requests that the API works on at a time, each with a thread and a database connection; half may write."""
+    pool_timeout_seconds: float = Field(5.0, gt=0)
+    """Longest wait of a request for a database connection before it is answered with 503."""
 
     lease_seconds: float = Field(30.0, gt=0)
     """A holder that has not renewed for so long has lost its job."""

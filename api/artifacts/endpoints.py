@@ -11,12 +11,12 @@ from starlette.responses import Response
 from api.artifacts.schemas import ArtifactOut, ManifestFileOut
 from api.artifacts.service import student_file, student_of, student_tar
 from api.auth import CallerDep
-from api.deps import ReadSession, ServicesDep
+from api.deps import ReadSession, ServicesDep, TransactionRoute
 from api.http.conditional import none_match
 from api.http.openapi import problems
 from api.jobs.service import live_job
 
-router = APIRouter(prefix="/v1", tags=["artifacts"])
+router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["artifacts"])
 
 
 @router.get(

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Body
 from api.auth import CallerDep
 from api.checkpoints import examples, service
 from api.checkpoints.schemas import CheckpointOut, CheckpointPatch
-from api.deps import ReadSession, ServicesDep, WriteSession
+from api.deps import ReadSession, ServicesDep, TransactionRoute, WriteSession
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.jobs.service import live_job
 from store.jobs.checkpoints import CheckpointRepository
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["jobs"])
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=problems(401, 404, 422, 503), summary="List a job's checkpoints")

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 
 from api.auth import CallerDep
-from api.deps import ReadSession, ServicesDep, WriteSession
+from api.deps import ReadSession, ServicesDep, TransactionRoute, UploadTurn, WriteSession
 from api.files.rows import CALIBRATION_SHAPES, CORPUS_SHAPES, DATASET_SHAPES
 from api.files.schemas import FileDeleted, FileOut, Purpose
 from api.files.service import content_path, keep_upload
@@ -18,7 +18,7 @@ from api.http.parameters import only_known_parts
 from store.db import tables
 from store.files import FileRepository
 
-router = APIRouter(prefix="/v1", tags=["files"])
+router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["files"])
 
 _UPLOAD_EXAMPLE = {
     "requestBody": {
@@ -38,7 +38,7 @@ _UPLOAD_EXAMPLE = {
     "/files",
     status_code=201,
     responses=problems(400, 401, 413, 415, 422, 503, 507),
-    dependencies=[Depends(only_known_parts)],
+    dependencies=[Depends(only_known_parts), UploadTurn],
     summary="Upload a file",
     description=f"Every line is checked before the file is accepted. {DATASET_SHAPES} {CORPUS_SHAPES} "
     f"{CALIBRATION_SHAPES} Blank lines are skipped.",

@@ -6,17 +6,17 @@ from typing import Literal
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
-from api.deps import Services, ServicesDep
+from api.deps import Services, ServicesDep, TransactionRoute
 from api.http.disk import free_bytes
 from api.http.openapi import problems
 from api.http.problems import Unavailable
 from api.http.schema import Out
 from store.db import schema
+from store.db.database import DATABASE_AWAY
 
-router = APIRouter(tags=["health"])
+router = APIRouter(route_class=TransactionRoute, tags=["health"])
 _BROKER_SECONDS = 2
 
 
@@ -58,7 +58,7 @@ def _database(services: Services) -> str:
     try:
         with services.database.read() as session:
             services.database.now(session)
-    except DBAPIError as error:
+    except DATABASE_AWAY as error:
         return type(error).__name__
     return "ok"
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import DBAPIError
 
-from store.db.database import Database
+from store.db.database import DATABASE_AWAY, Database
 from store.jobs.repository import JobRepository
 from store.jobs.transitions import TERMINAL, JobState
 from store.workers import WorkerRepository
@@ -35,7 +34,7 @@ class JobCollector(Collector):
                 workers = WorkerRepository(session)
                 now = self._database.now(session)
                 number = sum(workers.is_online(worker, now) for worker in workers.list(limit=1000))
-        except DBAPIError as error:
+        except DATABASE_AWAY as error:
             log.warning("no job metrics: %s", error)
             up.add_metric([], 0)
         else:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.auth import CallerDep
-from api.deps import ReadSession, ServicesDep
+from api.deps import ReadSession, ServicesDep, TransactionRoute
 from api.history import service
 from api.history.logs import Stream
 from api.history.schemas import AttemptOut, EventOut, LogOut, MetricOut
@@ -22,7 +22,7 @@ from api.jobs.service import live_job
 from store.jobs.events import EventRepository, MetricRepository
 from store.jobs.repository import JobRepository
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["jobs"])
 JSON = "application/json"
 TEXT = "text/plain"
 

@@ -7,7 +7,6 @@ import logging
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,6 +24,7 @@ from api.http.problems import (
 )
 from api.http.validation import validation_problem
 from store.db import errors as store_errors
+from store.db.database import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(store_errors.StoreError, _store)
-    app.add_exception_handler(OperationalError, _database)
+    for away in DATABASE_AWAY:
+        app.add_exception_handler(away, _database)
     app.add_exception_handler(OSError, _operating_system)
     app.add_exception_handler(Exception, _unexpected)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request
+from pydantic_core import from_json
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
 from api.auth import CallerDep
-from api.deps import ReadSession, ServicesDep, WriteSession, wake_after_commit
+from api.deps import ReadSession, Services, ServicesDep, TransactionRoute, WriteSession, WriteTurn, wake_after_commit
 from api.http.conditional import none_match
+from api.http.idempotency import IdempotencyKey, Once
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.http.problems import Invalid, PreconditionFailed, PreconditionRequired
@@ -19,31 +22,20 @@ from api.jobs import examples, service
 from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobOut, JobPatch, RetryIn
 from minillm_core.spec import JobSpec
 from store.db.tables import Job
-from store.idempotency import Replay
 from store.jobs.repository import JobRepository
 from store.jobs.transitions import JobState
 from store.jobs.vocabulary import Keep, RetryFrom
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["jobs"])
 
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
-_PRINTABLE = r"^[\x21-\x7e]+$"
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        max_length=255,
-        pattern=_PRINTABLE,
-        description="Makes a repeated request one job: within 24 hours the same key gets the first answer.",
-    ),
-]
 
 
 @router.post(
     "/jobs",
     status_code=201,
     response_model=JobOut,
+    dependencies=[WriteTurn],
     responses={
         200: {"model": DryRun, "description": "With `dry_run=true`: all checks passed, nothing was made."},
         **problems(400, 401, 409, 413, 422, 503, 507),
@@ -54,29 +46,36 @@ def jobs_create(
     spec: Annotated[JobSpec, Body(openapi_examples=examples.CREATE)],
     caller: CallerDep,
     services: ServicesDep,
-    reading: ReadSession,
-    writing: WriteSession,
     dry_run: Annotated[bool, Query(description="Check everything, make nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Everything that can be known before training is checked here; the answer names every field at fault."""
-    once = None
-    if not dry_run:
-        once = service.OnceKey.of(caller.owner_id, "/v1/jobs", idempotency_key, spec.model_dump_json())
-    if once is not None and (earlier := once.earlier_answer(services)) is not None:
-        return _created(earlier, replayed=True)
-    found = service.checked(spec, owner_id=caller.owner_id, services=services, session=reading)
+    once = Once(caller.owner_id, "/v1/jobs", None if dry_run else idempotency_key, spec.model_dump_json())
+    services.registry.refresh()
+    with services.database.read() as session:
+        if (earlier := once.earlier(session)) is not None:
+            return _created(earlier.body, replayed=True)
+        found = service.checked(spec, owner_id=caller.owner_id, services=services, session=session)
     if dry_run:
         return JSONResponse(service.dry_run(spec, found).model_dump(mode="json"))
-    return _created(service.create(writing, spec, owner_id=caller.owner_id, once=once))
+    return _create(services, once, lambda session: service.create(session, spec, owner_id=caller.owner_id))
 
 
-def _created(answer: Replay, *, replayed: bool = False) -> Response:
-    job = JobOut.model_validate_json(answer.body)
-    headers = {"Location": f"/v1/jobs/{job.id}"}
+def _create(services: Services, once: Once, create: Callable[[Session], Job]) -> Response:
+    """The job and the answer that tells of it, kept for a repeated request, in one transaction."""
+    with services.write() as session:
+        if (earlier := once.begin(session)) is not None:
+            return _created(earlier.body, replayed=True)
+        body = service.job_out(JobRepository(session), create(session)).model_dump_json()
+        once.complete(session, 201, body)
+    return _created(body)
+
+
+def _created(body: str, *, replayed: bool = False) -> Response:
+    headers = {"Location": f"/v1/jobs/{from_json(body)['id']}"}
     if replayed:
         headers["Idempotency-Replayed"] = "true"
-    return Response(answer.body, status_code=answer.status, headers=headers, media_type="application/json")
+    return Response(body, status_code=201, headers=headers, media_type="application/json")
 
 
 @router.get(
@@ -251,6 +250,7 @@ def jobs_retry(
     "/jobs/{job_id}/fork",
     status_code=201,
     response_model=JobOut,
+    dependencies=[WriteTurn],
     responses=problems(400, 401, 404, 409, 422, 503, 507),
     summary="Make a new job from a checkpoint of this one",
 )
@@ -259,20 +259,23 @@ def jobs_fork(
     fork: Annotated[ForkIn, Body(openapi_examples=examples.FORK)],
     caller: CallerDep,
     services: ServicesDep,
-    reading: ReadSession,
-    writing: WriteSession,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """The new job has this one's spec with the overrides merged in, and begins from the checkpoint's weights."""
-    job = service.live_job(reading, caller.owner_id, job_id)
-    path = f"/v1/jobs/{job.id}/fork"
-    once = service.OnceKey.of(caller.owner_id, path, idempotency_key, fork.model_dump_json())
-    if once is not None and (earlier := once.earlier_answer(services)) is not None:
-        return _created(earlier, replayed=True)
-    spec = service.forked_spec(job, fork)
-    service.checked(spec, owner_id=caller.owner_id, services=services, session=reading)
-    origin = service.fork_point(writing, job, caller.owner_id, fork.checkpoint)
-    return _created(service.create(writing, spec, owner_id=caller.owner_id, once=once, forked_from=origin))
+    once = Once(caller.owner_id, f"/v1/jobs/{job_id}/fork", idempotency_key, fork.model_dump_json())
+    services.registry.refresh()
+    with services.database.read() as session:
+        job = service.live_job(session, caller.owner_id, job_id)
+        if (earlier := once.earlier(session)) is not None:
+            return _created(earlier.body, replayed=True)
+        spec = service.forked_spec(job, fork)
+        service.checked(spec, owner_id=caller.owner_id, services=services, session=session)
+
+    def create(session: Session) -> Job:
+        origin = service.fork_point(session, job, caller.owner_id, fork.checkpoint)
+        return service.create(session, spec, owner_id=caller.owner_id, forked_from=origin)
+
+    return _create(services, once, create)
 
 
 @router.delete(

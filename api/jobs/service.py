@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,7 +18,6 @@ from api.jobs.checks import Checked, check
 from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
 from minillm_core.spec import Failure, JobSpec, MiniLLM
 from store.db.tables import Checkpoint, Job, Model
-from store.idempotency import IdempotencyRepository, Replay
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.repository import JobRepository
 
@@ -28,73 +25,22 @@ from store.jobs.repository import JobRepository
 _FIXED_IN_A_FORK = ("teacher", "student")
 
 
-@dataclass(frozen=True)
-class OnceKey:
-    """An Idempotency-Key with what it is scoped to and the content it came with."""
-
-    owner_id: str
-    method: str
-    path: str
-    key: str
-    fingerprint: str
-
-    @classmethod
-    def of(cls, owner_id: str, path: str, key: str | None, content: str) -> OnceKey | None:
-        if key is None:
-            return None
-        return cls(owner_id, "POST", path, key, hashlib.sha256(content.encode()).hexdigest())
-
-    def earlier_answer(self, services: Services) -> Replay | None:
-        """What the first request with this key was answered, before anything of this one is checked or done."""
-        with services.database.write() as session:
-            keys = IdempotencyRepository(session)
-            replay = self.begin(session)
-            if replay is None:
-                keys.release(owner_id=self.owner_id, method=self.method, path=self.path, key=self.key)
-            return replay
-
-    def begin(self, session: Session) -> Replay | None:
-        return IdempotencyRepository(session).begin(
-            owner_id=self.owner_id, method=self.method, path=self.path, key=self.key, fingerprint=self.fingerprint
-        )
-
-    def complete(self, session: Session, status: int, body: str) -> None:
-        IdempotencyRepository(session).complete(
-            owner_id=self.owner_id, method=self.method, path=self.path, key=self.key, status=status, body=body
-        )
-
-
 def checked(spec: JobSpec, *, owner_id: str, services: Services, session: Session) -> Checked:
-    """Every check of a new job. Raises Invalid, InsufficientStorage."""
-    services.registry.refresh()
+    """Every check of a new job but whether its models are still where they were: `registry.refresh` comes first.
+
+    Raises Invalid, InsufficientStorage.
+    """
     found = check(spec, owner_id=owner_id, services=services, session=session)
     require_space(services.settings)
     return found
 
 
-def create(
-    session: Session,
-    spec: JobSpec,
-    *,
-    owner_id: str,
-    once: OnceKey | None,
-    forked_from: Checkpoint | None = None,
-) -> Replay:
-    """A queued job and the answer that tells of it, in one transaction; announced once that has committed.
-
-    Of two requests with one Idempotency-Key at the same time the second waits here for the first
-    and gets its answer.
-    """
-    if once is not None and (replay := once.begin(session)) is not None:
-        return replay
-    jobs = JobRepository(session)
-    job = jobs.create(owner_id=owner_id, spec=spec, forked_from=forked_from)
+def create(session: Session, spec: JobSpec, *, owner_id: str, forked_from: Checkpoint | None = None) -> Job:
+    """A queued job, announced once the transaction has committed."""
+    job = JobRepository(session).create(owner_id=owner_id, spec=spec, forked_from=forked_from)
     session.flush()
-    body = job_out(jobs, job).model_dump_json()
-    if once is not None:
-        once.complete(session, 201, body)
     wake_after_commit(session, job.id)
-    return Replay(201, body)
+    return job
 
 
 def dry_run(spec: JobSpec, found: Checked) -> DryRun:

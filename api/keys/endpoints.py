@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Response
 from pydantic import AwareDatetime, Field
 
 from api.auth import ADMIN, AdminDep
-from api.deps import ReadSession, ServicesDep, WriteSession
+from api.deps import ReadSession, ServicesDep, TransactionRoute, WriteSession
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.http.problems import Invalid
@@ -18,7 +18,7 @@ from store.api_keys import KeyRepository
 from store.db.clock import database_now
 from store.db.tables import ApiKey
 
-router = APIRouter(prefix="/v1", tags=["api keys"])
+router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["api keys"])
 
 _EXAMPLES = {"team": {"summary": "A key for a team", "value": {"name": "search team", "owner_id": "search"}}}
 

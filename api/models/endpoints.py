@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from api.auth import CallerDep
-from api.deps import ReadSession, ServicesDep
+from api.deps import ReadSession, ServicesDep, TransactionRoute
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.models.schemas import ModelOut
 from store.db.tables import Model
 from store.models import ModelRepository
 
-router = APIRouter(prefix="/v1", tags=["models"])
+router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["models"])
 
 
 @router.get("/models", responses=problems(401, 422, 503), summary="List models")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from api.auth import AdminDep, CallerDep
-from api.deps import ReadSession, WriteSession
+from api.deps import ReadSession, TransactionRoute, WriteSession
 from api.http.openapi import problems
 from api.http.pagination import Page, page
 from api.http.schema import Out
@@ -17,7 +17,7 @@ from store.db.clock import database_now
 from store.db.tables import Worker
 from store.workers import WorkerRepository
 
-router = APIRouter(prefix="/v1", tags=["workers"])
+router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["workers"])
 
 
 class WorkerOut(Out):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,22 +43,29 @@ class Database:
     Sessions keep loaded attributes after the end of their block, so that an answer can be built
     from rows once the transaction is over. An instance may be used by many threads and survives a
     fork: the child opens its own connections.
+
+    At most ``connections`` are open at a time; who needs one more waits ``wait_seconds`` for it and then gets a
+    sqlalchemy.exc.TimeoutError, one of ``DATABASE_AWAY``.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, connections: int = 15, wait_seconds: float = 30.0) -> None:
         self.url: URL = _with_driver(make_url(url))
         self.dialect = self.url.get_backend_name()
+        self._writers = threading.Lock()
+        engine: dict[str, Any] = {
+            "hide_parameters": True, "pool_size": connections, "max_overflow": 0, "pool_timeout": wait_seconds
+        }  # fmt: skip
         if self.dialect == "sqlite":
             if self.url.database in (None, "", ":memory:"):
                 raise ValueError("SQLite needs a file: a database in memory is not shared between processes")
             _make_private(Path(str(self.url.database)))
-            self.engine = create_engine(self.url, hide_parameters=True, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS})
+            self.engine = create_engine(self.url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, **engine)
             event.listen(self.engine, "connect", _on_sqlite_connect)
             event.listen(self.engine, "begin", _on_sqlite_begin)
         elif self.dialect == "postgresql":
             # What the URL says itself counts: "options" given there take the place of ours.
             ours = {name: value for name, value in _POSTGRES.items() if name not in self.url.query}
-            self.engine = create_engine(self.url, hide_parameters=True, pool_pre_ping=True, connect_args=ours)
+            self.engine = create_engine(self.url, pool_pre_ping=True, connect_args=ours, **engine)
         else:
             raise ValueError(f"unsupported database {self.dialect!r}: use sqlite or postgresql")
         if self.dialect == "postgresql":
@@ -82,8 +90,21 @@ class Database:
         On SQLite it begins with BEGIN IMMEDIATE, so that reading and then writing cannot fail with
         "database is locked"; writers wait their turn, at most 30 seconds.
         """
-        with self._write() as session, session.begin():
+        with self._turn(), self._write() as session, session.begin():
             yield session
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One writer a process on SQLite: who waits here is woken at once, where SQLite would have it try again."""
+        if self.dialect != "sqlite":
+            yield
+            return
+        if not self._writers.acquire(timeout=_BUSY_TIMEOUT_SECONDS):
+            raise PoolTimeout(f"other threads have written for {_BUSY_TIMEOUT_SECONDS:g} seconds")
+        try:
+            yield
+        finally:
+            self._writers.release()
 
     @staticmethod
     def now(session: Session) -> dt.datetime:
@@ -131,5 +152,6 @@ def _forget_after_fork(database: Database) -> None:
         survivor = reference()
         if survivor is not None:
             survivor.engine.dispose(close=False)
+            survivor._writers = threading.Lock()
 
     os.register_at_fork(after_in_child=forget)

@@ -1,47 +1,22 @@
-"""A real HTTP server in a thread for any ASGI app: what the client meets is a socket, not a stand-in.
-
-`service` is the API itself behind it, with a store that the test plays the worker in.
-"""
+"""The client meets a socket, not a stand-in: `service` is the API itself behind one, with a store that the test plays
+the worker in."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from api.app import create_app
 from store.db.database import Database
 from store.settings import Settings
 from tests.api.model_folders import write_model
 from tests.client.played import SPEC, Service
-
-START_SECONDS = 20.0
-
-
-class ServerThread:
-    def __init__(self, app: Any) -> None:
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
-
-    def start(self) -> None:
-        # Listening before the loop runs: a connection made now waits in the backlog.
-        self._socket.listen()
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(START_SECONDS)
-        self._socket.close()
+from tests.fixtures.server import ServerThread
 
 
 @pytest.fixture

@@ -26,9 +26,10 @@ def test_replay_and_mismatch(database: Database) -> None:
         keys.complete(**REQUEST, status=201, body="{}")
     with database.write() as session:
         keys = IdempotencyRepository(session)
-        assert keys.begin(**REQUEST, fingerprint="f") == Replay(201, "{}")
-        with pytest.raises(IdempotencyMismatch):
-            keys.begin(**REQUEST, fingerprint="other")
+        assert keys.begin(**REQUEST, fingerprint="f") == keys.find(**REQUEST, fingerprint="f") == Replay(201, "{}")
+        for ask in (keys.begin, keys.find):
+            with pytest.raises(IdempotencyMismatch):
+                ask(**REQUEST, fingerprint="other")
         for scope in ({"owner_id": "p"}, {"method": "PUT"}, {"path": "/v1/files"}, {"key": "l"}):
             assert keys.begin(**{**REQUEST, **scope}, fingerprint="f") is None
 
@@ -38,9 +39,9 @@ def test_unanswered(database: Database) -> None:
         IdempotencyRepository(session).begin(**REQUEST, fingerprint="f")
     with pytest.raises(IdempotencyInProgress), database.write() as session:
         IdempotencyRepository(session).begin(**REQUEST, fingerprint="f")
+    with pytest.raises(IdempotencyInProgress), database.read() as session:
+        IdempotencyRepository(session).find(**REQUEST, fingerprint="f")
     with database.write() as session:
-        IdempotencyRepository(session).release(**REQUEST)
-        assert IdempotencyRepository(session).begin(**REQUEST, fingerprint="f") is None
         age(session, dt.timedelta(0))  # its process died
         assert IdempotencyRepository(session).begin(**REQUEST, fingerprint="f") is None
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import anyio.to_thread
-from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.problems import Forbidden, Problem, Unauthorized, Unavailable, problem_response
+from store.db.database import DATABASE_AWAY
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 
@@ -45,7 +45,7 @@ class AuthenticationMiddleware:
         try:
             # In a thread: it asks the database.
             caller = await anyio.to_thread.run_sync(self.authenticate, given or None)
-        except DBAPIError:
+        except DATABASE_AWAY:
             return Unavailable("The database does not answer just now.", code="database_unavailable")
         if caller is None:
             reason = "This key is not valid." if given else "A key is needed: send it as `Authorization: Bearer <key>`."
