@@ -19,7 +19,8 @@ from api.http.openapi import problems
 from api.http.pagination import Limit, Page, page
 from api.http.problems import Invalid, NotAcceptable
 from api.jobs.service import live_job
-from store.jobs.events import EventRepository, MetricRepository
+from store.jobs.events import EventRepository
+from store.jobs.metrics import MetricRepository
 from store.jobs.repository import JobRepository
 
 router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["jobs"])
@@ -106,10 +107,11 @@ def metrics_list(
     media = accepted(accept, (JSON, CSV, JSONL))
     if media is None:
         raise NotAcceptable(f"Metrics come as {JSON}, {CSV} or {JSONL}.")
-    series = MetricRepository(session).series(job, names=wanted, phase=phase, since_step=since_step, points=points)
-    found = service.metric_points(series)
+    metrics = MetricRepository(session)
+    series = metrics.series(job, names=wanted, phase=phase, since_step=since_step, points=points)
+    found = service.metric_points(series.items)
     if media == CSV:
-        columns = wanted if wanted is not None else sorted({item.name for item in series})
+        columns = wanted if wanted is not None else metrics.names(job, phase=phase, since_step=since_step)
         return StreamingResponse(metrics_csv(found, columns), media_type=CSV)
     if media == JSONL:
         return StreamingResponse(metrics_jsonl(found), media_type=JSONL)

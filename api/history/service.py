@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 
 from sqlalchemy.orm import Session
 
@@ -14,7 +13,8 @@ from api.http.problems import NotFound
 from api.jobs.service import live_job
 from minillm_core.spec import Failure
 from store.db.tables import Attempt, Event, Job
-from store.jobs.events import EventRepository, Measurement
+from store.jobs.events import EventRepository
+from store.jobs.metrics import StepMetrics
 from store.jobs.repository import JobRepository
 from store.jobs.transitions import TERMINAL
 
@@ -45,16 +45,10 @@ def read_events(services: Services, owner_id: str, job_id: str, after: int) -> t
         return [event_out(event) for event in found.items], job.state in TERMINAL and not found.has_more
 
 
-def metric_points(series: Iterable[Measurement]) -> Iterator[MetricOut]:
-    """The values of one step of one attempt together."""
-    for (attempt, phase, step), group in groupby(series, key=lambda item: (item.attempt, item.phase, item.step)):
-        values = list(group)
+def metric_points(rows: Iterable[StepMetrics]) -> Iterator[MetricOut]:
+    for row in rows:
         yield MetricOut(
-            attempt=attempt,
-            phase=phase,
-            step=step,
-            values={item.name: item.value for item in values},
-            created_at=values[0].created_at,
+            attempt=row.attempt, phase=row.phase, step=row.step, values=row.values, created_at=row.created_at
         )
 
 

@@ -9,7 +9,19 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Float,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    column,
+    desc,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from store.db.types import Json, Key, UtcDateTime, Word
@@ -41,6 +53,12 @@ class Base(DeclarativeBase):
         float: Float(53),
         int: BigInteger(),
     }
+
+
+def _of_the_deleting(name: str) -> Index:
+    """A partial index of the few rows that every sweep looks for."""
+    condition = column("deleting", Boolean()).is_(True)
+    return Index(name, "id", sqlite_where=condition, postgresql_where=condition)
 
 
 class Job(Base):
@@ -130,9 +148,14 @@ class Job(Base):
 
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - SQLAlchemy reads it from the class
     __table_args__ = (
-        Index("ix_jobs_state_priority_created_at_id", "state", "priority", "created_at", "id"),
+        # The queue in its order, by which a claim finds its head and a place in it is counted.
+        Index("ix_jobs_queue", "state", desc("priority"), "created_at", "id"),
         Index("ix_jobs_owner_id_created_at_id", "owner_id", "created_at", "id"),
+        Index("ix_jobs_owner_id_state_created_at_id", "owner_id", "state", "created_at", "id"),
         Index("ix_jobs_lease_expires_at", "lease_expires_at"),
+        Index("ix_jobs_state_deadline_at", "state", "deadline_at"),
+        Index("ix_jobs_forked_from", "forked_from"),
+        _of_the_deleting("ix_jobs_deleting"),
     )
 
 
@@ -206,7 +229,11 @@ class MetricPoint(Base):
     phase: Mapped[str] = mapped_column(String(32))
     step: Mapped[int]
     values: Mapped[dict[str, float]]
+    names_key: Mapped[int | None]
+    """The same in points of a job that measured the same names: series are thinned by it."""
     created_at: Mapped[dt.datetime]
+
+    __table_args__ = (Index("ix_metric_points_job_id_phase_step_names_key", "job_id", "phase", "step", "names_key"),)
 
 
 class Checkpoint(Base):
@@ -231,7 +258,11 @@ class Checkpoint(Base):
     deleting: Mapped[bool]
     created_at: Mapped[dt.datetime]
 
-    __table_args__ = (UniqueConstraint("job_id", "attempt", "path"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "attempt", "path"),
+        Index("ix_checkpoints_expires_at", "expires_at"),
+        _of_the_deleting("ix_checkpoints_deleting"),
+    )
 
 
 class File(Base):
@@ -250,7 +281,11 @@ class File(Base):
     expires_at: Mapped[dt.datetime | None]
     created_at: Mapped[dt.datetime]
 
-    __table_args__ = (Index("ix_files_owner_id_created_at_id", "owner_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_files_owner_id_created_at_id", "owner_id", "created_at", "id"),
+        Index("ix_files_expires_at", "expires_at"),
+        _of_the_deleting("ix_files_deleting"),
+    )
 
 
 class Model(Base):

@@ -20,7 +20,7 @@ from store.jobs import retention
 from store.jobs.endings import RetryPolicy, cancel_finally, end_lost, fail, resume_if_wanted
 from store.jobs.recording import record_events
 from store.jobs.transitions import apply
-from store.jobs.vocabulary import HELD, TERMINAL, Cause, JobState
+from store.jobs.vocabulary import ALIVE, HELD, Cause, JobState
 from store.settings import Settings
 from store.workers import WorkerRepository
 
@@ -99,10 +99,8 @@ def sweep(
     for job in _due(session, and_(Job.state == JobState.CANCELLING, Job.desired_at <= now - grace)):
         _handle(session, job, done, lambda job: _cancel_overdue(session, job, folders))
     # A holder watches the deadline itself and writes a last checkpoint: it has the same grace for that.
-    overdue = or_(
-        and_(Job.state.not_in(HELD), Job.deadline_at <= now), and_(Job.state.in_(HELD), Job.deadline_at <= now - grace)
-    )
-    for job in _due(session, and_(Job.state.not_in(TERMINAL), overdue)):
+    overdue = and_(Job.deadline_at <= now, or_(Job.state.not_in(HELD), Job.deadline_at <= now - grace))
+    for job in _due(session, and_(Job.state.in_(ALIVE), overdue)):
         _handle(session, job, done, lambda job: _expire(session, job, folders))
     done.wake = _to_wake(session, now, wake_seconds)
     _collect_deletions(session, now, done)
@@ -221,7 +219,7 @@ def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[st
         # Nobody would take a message: the busy look for work when they are done, and the new when they begin. Sent
         # all the same, week after week, they would fill the broker's memory.
         return []
-    first = (-Job.priority, Job.created_at, Job.id)
+    first = (Job.priority.desc(), Job.created_at, Job.id)
     jobs = _due(session, due, first, min(idle, _BATCH))
     # Not through the ORM: nothing that a client sees changes, so the versions stay.
     session.execute(

@@ -25,6 +25,7 @@ from store.db.ids import new_id
 from store.db.printable import printable, printable_data
 from store.db.tables import Attempt, Checkpoint, Job, MetricPoint
 from store.jobs import retention
+from store.jobs.metrics import names_key
 from store.jobs.transitions import add_event, apply
 from store.jobs.vocabulary import Cause, JobState
 
@@ -66,6 +67,7 @@ def _record_one(session: Session, job: Job, attempt: Attempt, event: TrainerEven
                 phase=event.phase,
                 step=event.step,
                 values=values,
+                names_key=names_key(values),
                 created_at=now,
             )
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+import functools
+import itertools
+import operator
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import JobSpec
@@ -20,7 +23,7 @@ from store.db.tables import Attempt, Checkpoint, Job, Model
 from store.jobs import references, retention
 from store.jobs.endings import cancel_finally, resume_if_wanted
 from store.jobs.transitions import add_event, allowed, apply, lock
-from store.jobs.vocabulary import TERMINAL, Cause, DesiredState, JobState, Keep, RetryFrom
+from store.jobs.vocabulary import ALIVE, TERMINAL, Cause, DesiredState, JobState, Keep, RetryFrom
 
 
 class JobRepository:
@@ -127,9 +130,7 @@ class JobRepository:
 
     def depth(self) -> dict[JobState, int]:
         """How many jobs of all owners are in each state that is not terminal."""
-        rows = self.session.execute(
-            select(Job.state, func.count()).where(Job.state.not_in(TERMINAL)).group_by(Job.state)
-        )
+        rows = self.session.execute(select(Job.state, func.count()).where(Job.state.in_(ALIVE)).group_by(Job.state))
         return {state: number for state, number in rows}
 
     def attempts(self, job: Job) -> Sequence[Attempt]:
@@ -147,15 +148,20 @@ class JobRepository:
 
     def queue_position(self, job: Job) -> int | None:
         """1 for the job that the next free worker takes; None where it is not queued. Backoff counts as queued."""
-        if job.state is not JobState.QUEUED:
-            return None
-        ahead = or_(
-            Job.priority > job.priority,
-            and_(Job.priority == job.priority, Job.created_at < job.created_at),
-            and_(Job.priority == job.priority, Job.created_at == job.created_at, Job.id < job.id),
-        )
-        statement = select(func.count()).select_from(Job).where(Job.state == JobState.QUEUED, ahead)
-        return (self.session.scalar(statement) or 0) + 1
+        return self.queue_positions([job]).get(job.id)
+
+    def queue_positions(self, jobs: Iterable[Job]) -> dict[str, int]:
+        """The places of those that are queued, by their ids, in one statement that passes over the queue once.
+
+        It counts what stands ahead of the first of them, then what stands between each and the next: ranges of the
+        queue's index that do not overlap.
+        """
+        queued = sorted((job for job in jobs if job.state is JobState.QUEUED), key=_place)
+        if not queued:
+            return {}
+        pairs = itertools.pairwise([None, *queued])
+        between = self.session.execute(select(*(_count_between(first, second) for first, second in pairs))).one()
+        return {job.id: 1 + ahead for job, ahead in zip(queued, itertools.accumulate(between), strict=True)}
 
     def seconds_left(self, job: Job) -> float | None:
         """Estimate of the running time still to go: the trainer's last one less the time since.
@@ -346,3 +352,31 @@ class JobRepository:
             matching = select(pairs.c.key).where(pairs.c.key == name, pairs.c.value == value)
             return matching.correlate(Job).exists()
         return Job.user_metadata.op("->>")(name) == value
+
+
+def _place(job: Job) -> tuple[int, dt.datetime, str]:
+    return (-job.priority, job.created_at, job.id)
+
+
+def _count_between(first: Job | None, second: Job | None) -> ColumnElement[int]:
+    """How many queued jobs stand from ``first`` (the head of the queue for None) on and ahead of ``second``."""
+    assert second is not None
+    age = tuple_(Job.created_at, Job.id)
+    mine = Job.priority == second.priority
+    younger = age < (second.created_at, second.id)
+    if first is None:
+        ranges = [(Job.priority > second.priority,), (mine, younger)]
+    elif first.priority == second.priority:
+        ranges = [(mine, age >= (first.created_at, first.id), younger)]
+    else:
+        ranges = [
+            (Job.priority == first.priority, age >= (first.created_at, first.id)),
+            (Job.priority < first.priority, Job.priority > second.priority),
+            (mine, younger),
+        ]
+    counts = [
+        select(func.count()).select_from(Job).where(Job.state == JobState.QUEUED, *range).scalar_subquery()
+        for range in ranges
+    ]
+    total: ColumnElement[int] = functools.reduce(operator.add, counts)
+    return total

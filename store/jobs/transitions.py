@@ -19,6 +19,7 @@ from store.db.errors import InvalidTransition, NotFound
 from store.db.ids import new_id
 from store.db.printable import printable, printable_data
 from store.db.tables import Event, Job
+from store.jobs.vocabulary import ALIVE
 from store.jobs.vocabulary import HELD as HELD
 from store.jobs.vocabulary import TERMINAL as TERMINAL
 from store.jobs.vocabulary import Cause as Cause
@@ -26,7 +27,6 @@ from store.jobs.vocabulary import DesiredState as DesiredState
 from store.jobs.vocabulary import JobState as JobState
 
 _S = JobState
-_ALIVE = frozenset(JobState) - TERMINAL
 
 
 def _each(states: frozenset[JobState] | set[JobState], cause: Cause, *to: JobState) -> dict[Any, frozenset[JobState]]:
@@ -58,7 +58,7 @@ TRANSITIONS: Mapping[tuple[JobState | None, Cause], frozenset[JobState]] = {
     (_S.PAUSING, Cause.LEASE_EXPIRED): frozenset({_S.PAUSED, _S.FAILED}),
     (_S.CANCELLING, Cause.LEASE_EXPIRED): frozenset({_S.CANCELLED}),
     (_S.CANCELLING, Cause.CANCEL_GRACE_ELAPSED): frozenset({_S.CANCELLED}),
-    **_each(_ALIVE, Cause.DEADLINE, _S.EXPIRED),
+    **_each(ALIVE, Cause.DEADLINE, _S.EXPIRED),
 }
 """(state left, cause) -> states that may follow."""
 

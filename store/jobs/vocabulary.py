@@ -23,6 +23,9 @@ class JobState(enum.StrEnum):
 TERMINAL: frozenset[JobState] = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
 """States that nothing leaves but an explicit retry of a failed or expired job."""
 
+ALIVE: frozenset[JobState] = frozenset(JobState) - TERMINAL
+"""The others. Conditions of SQL name these: no index helps to find what is not in a list."""
+
 HELD: frozenset[JobState] = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING})
 """States in which an attempt holds the lease."""
 

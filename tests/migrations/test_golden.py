@@ -14,10 +14,11 @@ from alembic import op
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, MetaData, Text
+from sqlalchemy import Connection, Engine, MetaData, Text, func, select
 
 from store.db import schema
 from store.db.database import Database
+from store.db.tables import MetricPoint
 from tests import services
 from tests.conftest import fresh_postgres_database
 from tests.migrations.release import GOLDEN, count_rows, frozen, sha256
@@ -74,6 +75,8 @@ def test_no_row_is_lost_and_no_value_changed(released: Database) -> None:
 def test_a_released_database_goes_on(released: Database) -> None:
     """What is in it can be read by the models of today, and its jobs live on."""
     schema.upgrade(released.engine)
+    with released.read() as session:
+        assert session.scalar(select(func.count()).where(MetricPoint.names_key.is_(None))) == 0
     scenes.make_job(released)
     taken = scenes.take(released)
     assert scenes.row(released, taken.job_id).attempt == taken.attempt

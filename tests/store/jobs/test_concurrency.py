@@ -19,8 +19,8 @@ from store.files import FileRepository
 from store.idempotency import IdempotencyRepository
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.due import sweep
-from store.jobs.events import MetricRepository
 from store.jobs.leases import Outcome, ResumePoint, claim, finish, record, renew
+from store.jobs.metrics import MetricRepository
 from store.jobs.repository import JobRepository
 from store.jobs.transitions import lock
 from store.jobs.vocabulary import JobState
@@ -251,7 +251,7 @@ def test_eight_writers_never_find_it_locked(database: Database) -> None:
     together(8, work)
     with database.read() as session:
         for taken, written in zip(claims, writes, strict=True):
-            points = MetricRepository(session).series(scenes.row(database, taken.job_id))
+            points = MetricRepository(session).series(scenes.row(database, taken.job_id)).items
             assert len(points) == written >= 1
 
 

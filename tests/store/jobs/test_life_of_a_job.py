@@ -18,8 +18,9 @@ from store.db.tables import Attempt, Job
 from store.files import FileRepository
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.due import Sweep, sweep
-from store.jobs.events import EventRepository, MetricRepository
+from store.jobs.events import EventRepository
 from store.jobs.leases import Claim, Outcome, claim, finish, pass_over, record, record_process, renew
+from store.jobs.metrics import MetricRepository
 from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import AttemptState, DesiredState, JobState, Keep, RetryFrom
 from store.models import ModelRepository
@@ -130,7 +131,8 @@ class TestRecording:
         after = row(database, job_id)
         assert (before.event_seq, before.version) == (after.event_seq, after.version)
         with database.read() as session:
-            assert [m.value for m in MetricRepository(session).series(after)] == [1.0, 0.5]
+            points = MetricRepository(session).series(after).items
+        assert [point.values for point in points] == [{"loss": 1.0}, {"loss": 0.5}]
 
     def test_folders_outside_the_run_are_left_out(self, database: Database) -> None:
         job_id, taken = running(database)
@@ -148,19 +150,6 @@ class TestRecording:
             event = EventRepository(session).latest(row(database, job_id)).items[0]
         assert (event.type, event.code, event.message, event.attempt) == ("message", "resuming", "ab", 1)
         assert attempts(database, job_id)[0].resumed_from == "/x/y"
-
-    def test_newest_attempt_counts_in_a_series(self, database: Database) -> None:
-        job_id, taken = running(database)
-        say(database, taken, *(scenes.metrics(2 + step, step, loss=float(step)) for step in range(1, 6)))
-        end(database, taken, Outcome.stopped(exit_code=75))
-        again = take(database)
-        say(database, again, *(scenes.metrics(step, 3 + step, loss=100.0 + step) for step in range(1, 4)))
-        with database.read() as session:
-            repository = MetricRepository(session)
-            series = [(m.step, m.value) for m in repository.series(row(database, job_id))]
-            assert series == [(1, 1), (2, 2), (3, 3), (4, 101), (5, 102), (6, 103)]
-            thin = repository.series(row(database, job_id), names=["loss"], since_step=2, points=3)
-            assert [m.step for m in thin] == [2, 4, 6]
 
     def test_a_new_best_takes_the_mark(self, database: Database) -> None:
         job_id, taken = running(database)
@@ -251,11 +240,23 @@ class TestQueue:
         urgent = make_job(database, scheduling={"priority": 5})
         with database.read() as session:
             repository = JobRepository(session)
-            positions = [repository.queue_position(repository.get(OWNER, name)) for name in (first, second, urgent)]
-        assert positions == [2, 3, 1]
+            jobs = [repository.get(OWNER, name) for name in (first, second, urgent)]
+            assert [repository.queue_position(job) for job in jobs] == [2, 3, 1]
+            assert repository.queue_positions(jobs) == {urgent: 1, first: 2, second: 3}
         assert [take(database).job_id for _ in range(3)] == [urgent, first, second]
         with database.read() as session:
             assert JobRepository(session).queue_position(row(database, first)) is None
+            assert JobRepository(session).queue_positions([row(database, first)]) == {}
+
+    def test_positions_of_a_page_are_those_of_each(self, database: Database) -> None:
+        names = [make_job(database, scheduling={"priority": number * 7 % 4 - 2}) for number in range(12)]
+        with database.read() as session:
+            jobs = [row(database, name) for name in names]
+            positions = JobRepository(session).queue_positions(jobs)
+            one_by_one = {job.id: JobRepository(session).queue_position(job) for job in jobs}
+            some = JobRepository(session).queue_positions(jobs[1::3])
+        assert positions == one_by_one and some.items() <= positions.items()
+        assert [take(database).job_id for _ in names] == sorted(names, key=lambda name: positions[name])
 
     def test_backoff_is_waited_for(self, database: Database) -> None:
         job_id, taken = running(database)
