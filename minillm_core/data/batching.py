@@ -51,11 +51,6 @@ class PaddedBatch:
         shifted_BT[:, :-1] = self.response_mask_BT[:, 1:]
         return shifted_BT
 
-    @property
-    def response_tokens(self) -> int:
-        """Response tokens of all rows."""
-        return int(self.response_mask_BT.sum())
-
     def to(self, device: torch.device | str) -> PaddedBatch:
         return PaddedBatch(
             self.input_ids_BT.to(device),

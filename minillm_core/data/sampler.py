@@ -30,11 +30,6 @@ class EpochCursor:
         self._position = 0
         self._order = self._shuffled()
 
-    @property
-    def epoch(self) -> int:
-        """Number of the epoch of the last row taken, from 0."""
-        return self._epoch
-
     def take(self, k: int) -> list[int]:
         """The next ``k`` row numbers, over the end of an epoch where need be."""
         taken: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +37,10 @@ def write_student(
     facts: RunFacts,
     dtype: DType,
     end_ids: Sequence[int],
-    state: Mapping[str, torch.Tensor] | None = None,
 ) -> ExportedStudent:
     """Write weights (safetensors, ``dtype``), config, generation config, tokenizer and model card.
 
-    ``model`` is a plain transformers model (adapters merged) and is not changed. ``state`` takes
-    the place of its own state dict where the weights are spread over ranks. ``end_ids`` are the
+    ``model`` is a plain transformers model (adapters merged) and is not changed. ``end_ids`` are the
     tokens that end a response: generation stops at each. The folder is filled under another name,
     verified and then renamed; an earlier one is replaced. Raises OSError when the disk refuses.
     """
@@ -52,7 +50,7 @@ def write_student(
     aside = folder.with_name(f".{folder.name}.aside-{uuid.uuid4().hex}")
     aside.mkdir()
     try:
-        weights = _stored(model, model.state_dict() if state is None else state, getattr(torch, dtype))
+        weights = _stored(model, getattr(torch, dtype))
         save_torch_state_dict(weights, aside, max_shard_size=_SHARD, metadata={"format": "pt"})
         _write_configs(aside, model, tokenizer, dtype, end_ids)
         tokenizer.save_pretrained(aside)
@@ -64,12 +62,12 @@ def write_student(
     return ExportedStudent(folder, manifest_sha256, folder_bytes(verify_folder(folder)))
 
 
-def _stored(model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _stored(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The tensors to write: on the CPU, floating ones in ``dtype``, a tied head left to its embedding."""
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
     return {
         name: _own_storage(tensor.detach(), dtype if tensor.is_floating_point() else tensor.dtype)
-        for name, tensor in state.items()
+        for name, tensor in model.state_dict().items()
         if name not in tied
     }
 

@@ -33,12 +33,11 @@ _DROPOUT_ATTRIBUTES = (
 
 
 class OutputHead(NamedTuple):
-    """What turns hidden states into logits: ``softcap * tanh((h @ weight.T + bias) * scale / softcap)``."""
+    """What turns hidden states into logits: ``softcap * tanh((h @ weight.T + bias) / softcap)``."""
 
     weight_VD: torch.Tensor
     bias_V: torch.Tensor | None
     softcap: float | None
-    scale: float | None
 
     def cut(self, vocab: int) -> OutputHead:
         """The same over the first ``vocab`` tokens (views, no copy): padding never reaches the softmax."""
@@ -48,8 +47,6 @@ class OutputHead(NamedTuple):
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Logits (..., V) of hidden states (..., D), in their number format."""
         logits_NV = nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
-        if self.scale is not None:
-            logits_NV = logits_NV * self.scale
         if self.softcap is not None:
             logits_NV = torch.tanh(logits_NV / self.softcap) * self.softcap
         return logits_NV
@@ -75,7 +72,7 @@ def output_head(model: nn.Module) -> OutputHead:
     inner = unwrapped(model)
     head = inner.get_output_embeddings()
     softcap = getattr(inner.config, "final_logit_softcapping", None)
-    return OutputHead(head.weight, getattr(head, "bias", None), softcap, None)
+    return OutputHead(head.weight, getattr(head, "bias", None), softcap)
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

@@ -171,7 +171,7 @@ def importance_weights(student_logp_BT: Tensor, teacher_logp_BT: Tensor, *, alph
     return (1.0 / ((1.0 - alpha) + alpha * odds)).clamp_max(1.0 / (1.0 - alpha))
 
 
-def surrogate_terms(
+def clipped_surrogate(
     logp: Tensor,
     old_logp: Tensor,
     advantages: Tensor,
@@ -180,15 +180,22 @@ def surrogate_terms(
     cliprange: float | None,
     clip_sign: Literal["signed", "unsigned"] = "signed",
 ) -> tuple[Tensor, Tensor]:
-    """Loss of each token and where the clip holds it (all tensors of one shape).
+    """Long part of the loss, token by token: the PPO surrogate with the importance weight inside the clip.
 
     With ``rho = weight * exp(logp - old_logp)`` the loss is
     ``max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange))``, or without the sign, as the paper
     writes it, ``-A min(rho, clip(rho, 1 - cliprange, 1 + cliprange))``. Where the clip holds, the
     loss does not depend on ``logp``; elsewhere its derivative by ``logp`` is the loss itself.
 
+    Args:
+        logp: log q of the sampled tokens under the present weights; the gradient flows here alone.
+        old_logp: the same under the weights that sampled.
+        advantages: rewards to go, whitened or not.
+        weights: as :func:`importance_weights` gives them.
+        cliprange: half width of the clip around 1; None for no clip.
+
     Returns:
-        The losses, differentiable by ``logp`` alone, and a boolean tensor.
+        The losses, and true where the clip holds one; the shape of the inputs, which is the same for all.
     """
     ratio = weights.detach() * (logp - old_logp.detach()).exp()
     advantages = advantages.detach()
@@ -201,33 +208,3 @@ def surrogate_terms(
     else:
         held = ratio > high
     return torch.where(held, -advantages * ratio.detach().clamp(low, high), losses), held
-
-
-def clipped_surrogate(
-    logp_BT: Tensor,
-    old_logp_BT: Tensor,
-    advantages_BT: Tensor,
-    weights_BT: Tensor,
-    mask_BT: Tensor,
-    *,
-    cliprange: float | None,
-    clip_sign: Literal["signed", "unsigned"] = "signed",
-) -> Tensor:
-    """Long part of the loss: the PPO surrogate with the importance weight inside the clip, summed.
-
-    Args:
-        logp_BT: log q of the sampled tokens under the present weights; the gradient flows here alone.
-        old_logp_BT: the same under the weights that sampled.
-        advantages_BT: rewards to go, whitened or not.
-        weights_BT: as :func:`importance_weights` gives them.
-        mask_BT: true where a token counts.
-        cliprange: half width of the clip around 1; None for no clip.
-        clip_sign: see :func:`surrogate_terms`.
-
-    Returns:
-        A scalar: minus the surrogate objective summed over the tokens that count.
-    """
-    mask = mask_BT.bool()
-    zero_where_masked = [torch.where(mask, _wide(x), 0.0) for x in (logp_BT, old_logp_BT, advantages_BT, weights_BT)]
-    losses, _ = surrogate_terms(*zero_where_masked, cliprange=cliprange, clip_sign=clip_sign)
-    return losses.sum()

@@ -204,8 +204,3 @@ def buffer(name: str, rows: int, columns: int, *, dtype: torch.dtype, device: to
             held = torch.empty(size, dtype=dtype)
         _MEMORY.buffers[(name, dtype)] = held
     return held[:size].view(rows, columns)
-
-
-def release_buffers() -> None:
-    """Give this thread's buffers back."""
-    _MEMORY.buffers.clear()

@@ -54,17 +54,15 @@ class _Projector:
     """One head over the chunks of one sweep: its weight cast once, its logits in one buffer."""
 
     def __init__(self, name: str, hidden_ND: Tensor, head: Head, chunk: int) -> None:
-        self.head, self.width = head, head.width
+        self.width = head.width
         self._name, self._hidden_ND, self._chunk = name, hidden_ND.detach(), chunk
         self.dtype = head.precision
         self.weight_VD = head.weight_VD.detach()[: self.width].to(self.dtype)
-        bias = None if head.bias_V is None else head.bias_V.detach()[: self.width].to(self.dtype)
-        self._bias_V = bias * head.scale if bias is not None and head.scale is not None else bias
+        self._bias_V = None if head.bias_V is None else head.bias_V.detach()[: self.width].to(self.dtype)
 
     def hidden(self, rows: slice) -> Tensor:
-        """Hidden states of a chunk times the head's scale, in the type of the products."""
-        hidden_CD = self._hidden_ND[rows].to(self.dtype)
-        return hidden_CD if self.head.scale is None else hidden_CD * self.head.scale
+        """Hidden states of a chunk, in the type of the products."""
+        return self._hidden_ND[rows].to(self.dtype)
 
     def logits(self, hidden_CD: Tensor) -> Tensor:
         """(C, V) before the softcap, in this head's buffer."""
@@ -159,10 +157,6 @@ def _sweep(
             multiply_into(weight_grad[: student.width], logits_CV.t(), hidden_CD, add=start > 0)
         if bias_grad is not None:
             bias_grad[: student.width].add_(logits_CV.sum(0, dtype=accumulate))
-    if head.scale is not None:
-        for gradient in (hidden_grad, bias_grad):
-            if gradient is not None:
-                gradient.mul_(head.scale)
     return result
 
 

@@ -16,17 +16,13 @@ from minillm_core.objectives.divergences import Settings
 
 @dataclass(frozen=True)
 class Head:
-    """What turns hidden states into logits: ``softcap * tanh((h @ weight.T + bias) * scale / softcap)``."""
+    """What turns hidden states into logits: ``softcap * tanh((h @ weight.T + bias) / softcap)``."""
 
     weight_VD: Tensor
     bias_V: Tensor | None = None
     softcap: float | None = None
-    scale: float | None = None
     vocab: int | None = None
     """Rows of the weight that are real tokens; the rest is padding and never reaches the softmax."""
-    product_dtype: torch.dtype | None = None
-    """Number format of the products. Left out: float32 (or float64) on a CPU, the weight's on an
-    accelerator. Sums over the tokens and everything after the logits are float32 in any case."""
     adds_gradient: bool = False
     """Whether the backward pass adds the weight's gradient to the weight's ``.grad`` itself: for a leaf whose gradient
     is read there once the pass is over. Autograd makes one more tensor of its size where the weight is used twice."""
@@ -43,16 +39,12 @@ class Head:
 
     @property
     def precision(self) -> torch.dtype:
-        """Number format of the products, decided."""
+        """Number format of the products: float32 (or float64) on a CPU, the weight's on an accelerator.
+
+        Sums over the tokens and everything after the logits are float32 in any case.
+        """
         dtype = self.weight_VD.dtype
-        if self.product_dtype is not None:
-            return self.product_dtype
         return torch.float32 if self.weight_VD.device.type == "cpu" and dtype != torch.float64 else dtype
-
-
-def as_head(head: Head | Tensor) -> Head:
-    """A bare weight (V, D) as the head that it is."""
-    return Head(head) if isinstance(head, Tensor) else head
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ class FusedDecoder:
 
     @property
     def head(self) -> OutputHead:
-        return OutputHead(self._head_VD.to(self.dtype), None, None, None)
+        return OutputHead(self._head_VD.to(self.dtype), None, None)
 
     def logits(self, hidden_ND: torch.Tensor, vocab: int) -> torch.Tensor:
         return self._head(hidden_ND)[..., :vocab]

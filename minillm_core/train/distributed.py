@@ -27,10 +27,9 @@ class Ranks:
     ``device`` is the accelerator of the local rank, or the CPU where there is none.
     """
 
-    def __init__(self, rank: int, world: int, local_rank: int, device: torch.device) -> None:
+    def __init__(self, rank: int, world: int, device: torch.device) -> None:
         self.rank = rank
         self.world = world
-        self.local_rank = local_rank
         self.device = device
 
     @classmethod
@@ -65,7 +64,7 @@ class Ranks:
                 dist.init_process_group(backend, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
         # DeepSpeed asks for it even when the group is there.
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
-        return cls(rank, world, local_rank, device)
+        return cls(rank, world, device)
 
     @property
     def main(self) -> bool:

@@ -9,25 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from minillm_core import minillm
 from minillm_core.spec import GKD, KD, SFT, JobSpec, MiniLLM, ResolvedMiniLLM, SeqKD
-
-
-@dataclass(frozen=True)
-class PolicyTerms:
-    """The MiniLLM loss on rollouts (paper equation 7)."""
-
-    cliprange: float | None
-    clip_sign: Literal["signed", "unsigned"]
-    reward_scale: float
-    reward_clip: float | None
-    reward_baseline: float
-    reward_start: Literal["next", "current"]
-    gamma: float
-    length_norm: bool
-    whitening: Literal["off", "masked", "padded"]
-    long_part: bool
-    single_step: bool
-    single_step_weighted: bool
 
 
 @dataclass(frozen=True)
@@ -41,7 +24,6 @@ class Method:
     name: str
     responses: Literal["dataset", "teacher", "rollout"]
     on_policy: float = 0.0
-    teacher_mix_alpha: float = 0.0
     temperature: float = 1.0
     rollouts_per_round: int = 0
     inner_epochs: int = 1
@@ -50,10 +32,8 @@ class Method:
     divergence: str | None = None
     divergence_weight: float = 0.0
     divergence_params: dict[str, float] = field(default_factory=dict)
-    policy: PolicyTerms | None = None
-    lm_coef: float = 0.0
-    """Coefficient of the loss on the pre-training corpus, where the job has one."""
-    lm_kd_ratio: float = 0.0
+    policy: ResolvedMiniLLM | None = None
+    """The settings of :mod:`minillm_core.minillm`, where that is the method."""
     selection: Literal["rouge_l", "loss"] = "rouge_l"
     """What picks the student: the highest dev ROUGE-L or the lowest validation loss."""
 
@@ -65,7 +45,22 @@ class Method:
     @property
     def uses_teacher_logp(self) -> bool:
         """Whether rewards or importance weights are made of the teacher's log-probability of each sampled token."""
-        return self.teacher_mix_alpha > 0 or (self.policy is not None and self.policy.long_part)
+        return self.policy is not None and minillm.uses_teacher_logp(self.policy)
+
+    @property
+    def teacher_mix_alpha(self) -> float:
+        """Share of the teacher in the sampling distribution."""
+        return self.policy.teacher_mix_alpha if self.policy is not None else 0.0
+
+    @property
+    def lm_coef(self) -> float:
+        """Coefficient of the loss on the pre-training corpus, where the job has one."""
+        return self.policy.lm_coef if self.policy is not None else 0.0
+
+    @property
+    def lm_kd_ratio(self) -> float:
+        """Share of forward KL to the teacher within that loss."""
+        return self.policy.kd_ratio if self.policy is not None else 0.0
 
     @property
     def samples_student(self) -> bool:
@@ -123,26 +118,10 @@ def _minillm(settings: ResolvedMiniLLM) -> Method:
         name="minillm",
         responses="rollout",
         on_policy=1.0,
-        teacher_mix_alpha=settings.teacher_mix_alpha,
         temperature=settings.temperature,
         rollouts_per_round=settings.rollouts_per_round,
         inner_epochs=settings.inner_epochs,
-        policy=PolicyTerms(
-            cliprange=settings.cliprange if settings.clip else None,
-            clip_sign=settings.clip_sign,
-            reward_scale=settings.reward_scale,
-            reward_clip=settings.reward_clip,
-            reward_baseline=settings.reward_baseline,
-            reward_start=settings.reward_start,
-            gamma=settings.gamma,
-            length_norm=settings.length_norm,
-            whitening=settings.whitening,
-            long_part=settings.long_part,
-            single_step=settings.single_step,
-            single_step_weighted=settings.single_step_weighted,
-        ),
-        lm_coef=settings.lm_coef,
-        lm_kd_ratio=settings.kd_ratio,
+        policy=settings,
     )
 
 

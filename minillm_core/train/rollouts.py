@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from minillm_core import minillm
 from minillm_core.data.dataset import TokenizedRow
-from minillm_core.objectives.policy_gradient import importance_weights, rewards_to_go, token_rewards
 from minillm_core.rollout.decoder import Decoder
 from minillm_core.rollout.sampling import Noise, RolloutCounters, Rollouts, sample
 from minillm_core.train.distributed import Ranks
@@ -111,7 +111,8 @@ def collect_round(
             teacher_logp_T=rollouts.teacher_logp[index].float().cpu(),
             teacher_hidden_TD=rollouts.teacher_hidden[index],
         )
-    health, measured = _assess(list(rows.values()), rollouts.truncated, method, ranks)
+    _score(list(rows.values()), method)
+    health, measured = _measure(list(rows.values()), rollouts.truncated, method, ranks)
     for row in own:
         if row not in rows:
             rows[row] = TrainRow(chosen[row].prompt_ids, chosen[row].response_ids)
@@ -130,30 +131,39 @@ def _logp_every(method: Method) -> int:
     return 1 if method.uses_teacher_logp else _MEASURED_EVERY
 
 
-def _assess(
+def _score(rows: list[TrainRow], method: Method) -> None:
+    """Give sampled rows their rewards-to-go and importance weights, where the method is MiniLLM."""
+    if method.policy is None:
+        return
+    lengths = [len(row.response_ids) for row in rows]
+    width = max(lengths, default=1)
+    student_BT, teacher_BT = _logp_of(rows, width)
+    returns_BT, weights_BT = minillm.returns_and_weights(student_BT, teacher_BT, mask_of(lengths, width), method.policy)
+    for index, row in enumerate(rows):
+        row.returns_T = returns_BT[index, : lengths[index]].clone()
+        row.weights_T = weights_BT[index, : lengths[index]].clone()
+
+
+def _logp_of(rows: list[TrainRow], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """log q and log p of the sampled tokens, (B, ``width``) each, zero after a row's end."""
+    student = [row.student_logp_T for row in rows]
+    teacher = [row.teacher_logp_T for row in rows]
+    return pad_tokens(student, width), pad_tokens(teacher, width)  # type: ignore[arg-type]
+
+
+def _measure(
     rows: list[TrainRow], truncated: list[bool], method: Method, ranks: Ranks
 ) -> tuple[RoundHealth, dict[str, float]]:
-    """Give ``rows`` their rewards-to-go and weights; returns what the round looks like over all ranks."""
+    """What a round's sampled rows look like, over all ranks."""
     lengths = [len(row.response_ids) for row in rows]
     width = max(lengths, default=1)
     mask_BT = mask_of(lengths, width)
-    student_BT = pad_tokens([row.student_logp_T for row in rows], width)  # type: ignore[misc]
-    teacher_BT = pad_tokens([row.teacher_logp_T for row in rows], width)  # type: ignore[misc]
-    weights_BT = importance_weights(student_BT, teacher_BT, alpha=method.teacher_mix_alpha)
-    policy = method.policy
-    if policy is not None and method.uses_teacher_logp:
-        rewards_BT = token_rewards(teacher_BT, student_BT, mask_BT, scale=policy.reward_scale, clip=policy.reward_clip)
-        returns_BT = rewards_to_go(
-            rewards_BT, mask_BT, gamma=policy.gamma, start=policy.reward_start, length_norm=policy.length_norm
-        )
-        returns_BT -= policy.reward_baseline
+    student_BT, teacher_BT = _logp_of(rows, width)
+    if method.policy is None:
+        weight = torch.ones(sum(lengths), dtype=torch.float64)
     else:
-        returns_BT = torch.zeros_like(weights_BT)
-    if policy is not None:
-        for index, row in enumerate(rows):
-            row.returns_T = returns_BT[index, : lengths[index]].clone()
-            row.weights_T = weights_BT[index, : lengths[index]].clone()
-    weight = weights_BT[mask_BT].double()
+        weights = [row.weights_T for row in rows if row.weights_T is not None]
+        weight = torch.cat([torch.zeros(0), *weights]).double()
     measured_BT = mask_BT & (torch.arange(width) % _logp_every(method) == 0)
     difference = (teacher_BT - student_BT)[measured_BT].double()
     repeated, grams = repetition([row.response_ids for row in rows])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minillm_core.objectives.policy_gradient import whiten
+from minillm_core import minillm
 from minillm_core.rollout.decoder import Decoder
 from minillm_core.train.batches import corpus_batch, idle_batch, plan, response_batch
 from minillm_core.train.distributed import Ranks
@@ -82,14 +82,14 @@ def train_step(
 
 
 def _advantages(rows: Sequence[TrainRow], method: Method, width: int, ranks: Ranks) -> list[torch.Tensor] | None:
-    """Rewards-to-go whitened over the step's rows of all ranks, one (T_i,) tensor a row."""
+    """Those of the step's rows of all ranks, one (T_i,) tensor a row; None where the method has none."""
     if method.policy is None:
         return None
     lengths = [len(row.response_ids) for row in rows]
     returns_BT = pad_tokens([row.returns_T for row in rows], width)  # type: ignore[misc]
     mask_BT = mask_of(lengths, width)
-    whitened_BT = whiten(returns_BT, mask_BT, mode=method.policy.whitening, all_reduce=ranks.reduce)
-    return [whitened_BT[index, :length] for index, length in enumerate(lengths)]
+    advantages_BT = minillm.advantages(returns_BT, mask_BT, method.policy, all_reduce=ranks.reduce)
+    return [advantages_BT[index, :length] for index, length in enumerate(lengths)]
 
 
 def _micro_batches(

@@ -15,19 +15,21 @@ import deepspeed
 import torch
 from torch import nn
 
+from minillm_core import minillm
 from minillm_core.models.families import OutputHead, output_head, unwrapped
 from minillm_core.models.fast_layers import add_embedding_gradients_in_place, use_fast_layers
 from minillm_core.models.last_layer import end_with_chosen_tokens
 from minillm_core.models.packed import PackedRows, joined_hidden_states
 from minillm_core.models.saved_norms import NormsComputedAgain
-from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden, policy_loss_from_hidden
-from minillm_core.train.methods import Method, PolicyTerms
+from minillm_core.objectives.chunked import Head, cross_entropy_from_hidden
+from minillm_core.spec import ResolvedMiniLLM
+from minillm_core.train.methods import Method
 from minillm_core.train.stopwatch import Stopwatch
 
 
 def loss_head(head: OutputHead, vocab: int) -> Head:
     """An output head as the losses take it, cut to the shared real vocabulary."""
-    return Head(weight_VD=head.weight_VD, bias_V=head.bias_V, softcap=head.softcap, scale=head.scale, vocab=vocab)
+    return Head(weight_VD=head.weight_VD, bias_V=head.bias_V, softcap=head.softcap, vocab=vocab)
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,6 @@ class StudentModule(nn.Module):
         self._adds_gradient = True
         add_embedding_gradients_in_place(self.model)
 
-    def set_teacher_head(self, head: Head | None) -> None:
-        self._teacher_head = (head,)
-
     def hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Hidden states (N, D) that predict the counted tokens."""
         again = self._fast_layers and batch.input_ids_M.device.type == "cpu"
@@ -100,7 +99,7 @@ class StudentModule(nn.Module):
     def _loss(self, hidden_ND: torch.Tensor, batch: MicroBatch, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
         head = replace(loss_head(output_head(self.model), self._vocab), adds_gradient=self._adds_gradient)
         if method.policy is not None and not batch.corpus:
-            return self._policy(hidden_ND, head, batch, method, method.policy)
+            return self._minillm(hidden_ND, head, batch, method.policy)
         kd_ratio = method.lm_kd_ratio if batch.corpus else method.divergence_weight
         kind = ("forward_kl" if kd_ratio > 0 else None) if batch.corpus else method.divergence
         params = {} if batch.corpus else method.divergence_params
@@ -114,32 +113,25 @@ class StudentModule(nn.Module):
             teacher_hidden_ND=batch.teacher_hidden_ND,
             teacher_head=self._teacher_head[0],
             temperature=1.0 if batch.corpus else method.temperature,
-            weights_N=None,
             chunk_tokens=None,
             **params,
         )
         return terms.total, _statistics(cross_entropy=terms.cross_entropy, divergence=terms.divergence)
 
-    def _policy(
-        self, hidden_ND: torch.Tensor, head: Head, batch: MicroBatch, method: Method, policy: PolicyTerms
+    def _minillm(
+        self, hidden_ND: torch.Tensor, head: Head, batch: MicroBatch, settings: ResolvedMiniLLM
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert batch.teacher_hidden_ND is not None
         assert batch.old_logp_N is not None and batch.advantages_N is not None and batch.weights_N is not None
-        terms = policy_loss_from_hidden(
+        terms = minillm.loss(
             hidden_ND,
             head,
             batch.targets_N,
+            settings,
             teacher_hidden_ND=batch.teacher_hidden_ND,
             teacher_head=self._teacher_head[0],
             old_logp_N=batch.old_logp_N,
             advantages_N=batch.advantages_N,
             weights_N=batch.weights_N,
-            cliprange=policy.cliprange,
-            clip_sign=policy.clip_sign,
-            single_step=policy.single_step,
-            single_step_weights_N=batch.weights_N if policy.single_step_weighted else None,
-            long_part=policy.long_part,
-            temperature=method.temperature,
         )
         return terms.total, _statistics(
             long=terms.long,

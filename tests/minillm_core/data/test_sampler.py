@@ -12,7 +12,6 @@ def test_each_epoch_takes_every_row_once_in_a_new_order() -> None:
     epochs = [cursor.take(10) for _ in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert cursor.epoch == 2
 
 
 def test_the_size_of_the_bites_changes_nothing() -> None:

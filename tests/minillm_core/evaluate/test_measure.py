@@ -31,7 +31,7 @@ class OneOfSeveral(Ranks):
     """
 
     def __init__(self, rank: int, world: int, record: dict[int, list[Any]]) -> None:
-        super().__init__(rank, world, rank, torch.device("cpu"))
+        super().__init__(rank, world, torch.device("cpu"))
         self._record = record
         self._calls = 0
         self._given: list[Any] = []
@@ -58,7 +58,7 @@ def measurement(tokenizer: PreTrainedTokenizerFast, ranks: Ranks, **spec: Any) -
 
 
 def alone() -> Ranks:
-    return Ranks(0, 1, 0, torch.device("cpu"))
+    return Ranks(0, 1, torch.device("cpu"))
 
 
 def subject(model: PreTrainedModel) -> Subject:

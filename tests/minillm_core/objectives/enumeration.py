@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minillm_core.objectives.chunked import Head, policy_loss_from_hidden
+from minillm_core import minillm
 from minillm_core.objectives.policy_gradient import importance_weights, rewards_to_go, token_rewards
+from minillm_core.objectives.terms import Head
+from minillm_core.spec import MiniLLM
 
 EOS = 0
 
@@ -117,22 +119,30 @@ class World:
             rewards_ST = rewards_ST * reward_weights_ST[rows_S]
         returns_ST = rewards_to_go(rewards_ST, mask_ST, start=start, length_norm=False) - baseline
         advantages_ST = returns_ST * factors_S[:, None]
-        terms = policy_loss_from_hidden(
-            self.student(ids_ST)[mask_ST],
-            Head(self.student.output),
-            ids_ST[mask_ST],
-            teacher_hidden_ND=self.teacher(ids_ST)[mask_ST],
-            teacher_head=Head(self.teacher.output),
-            old_logp_N=student_ST[mask_ST],
-            advantages_N=advantages_ST[mask_ST],
-            weights_N=long_weights_ST[rows_S][mask_ST],
-            cliprange=None,
-            single_step=single_step,
-            single_step_weights_N=(single_weights_ST[rows_S] * factors_S[:, None])[mask_ST],
-            long_part=long_part,
-            chunk_tokens=7,
+        settings = MiniLLM(
+            type="minillm", clip=False, long_part=long_part, single_step=single_step, single_step_weighted=True
+        ).resolved()
+        # Each part with weights of its own: the trainer gives both the same.
+        parts = [
+            (settings.model_copy(update={"single_step": False}), long_weights_ST[rows_S]),
+            (settings.model_copy(update={"long_part": False}), single_weights_ST[rows_S] * factors_S[:, None]),
+        ]
+        total = sum(
+            minillm.loss(
+                self.student(ids_ST)[mask_ST],
+                Head(self.student.output),
+                ids_ST[mask_ST],
+                part,
+                teacher_hidden_ND=self.teacher(ids_ST)[mask_ST],
+                teacher_head=Head(self.teacher.output),
+                old_logp_N=student_ST[mask_ST],
+                advantages_N=advantages_ST[mask_ST],
+                weights_N=weights_ST[mask_ST],
+                chunk_tokens=7,
+            ).total
+            for part, weights_ST in parts
         )
-        return flat(torch.autograd.grad(terms.total, self.parameters, materialize_grads=True))
+        return flat(torch.autograd.grad(total, self.parameters, materialize_grads=True))
 
 
 def flat(gradients: tuple[Tensor, ...]) -> Tensor:

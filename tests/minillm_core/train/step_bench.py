@@ -40,8 +40,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def method_of(name: str) -> Method:
-    return resolve_method(JobSpec.model_validate(tiny_spec(method=METHODS[name])))
+def method_of(name: str, **settings: Any) -> Method:
+    """A method with some of its settings changed."""
+    return resolve_method(JobSpec.model_validate(tiny_spec(method={**METHODS[name], **settings})))
 
 
 @dataclass
@@ -101,7 +102,7 @@ def make_rows(count: int = 8) -> list[TokenizedRow]:
 
 def make_round(models: Models, method: Method, rows: Sequence[TokenizedRow], *, width: int = WIDTH) -> Round:
     """One round of the method, sampled by this process alone."""
-    alone = Ranks(0, 1, 0, torch.device("cpu"))
+    alone = Ranks(0, 1, torch.device("cpu"))
     if not method.samples_student:
         kept = {number: TrainRow(row.prompt_ids, row.response_ids) for number, row in enumerate(rows)}
         return Round(0, kept, len(rows), len(rows))

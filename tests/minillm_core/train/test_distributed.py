@@ -24,6 +24,6 @@ def test_a_group_of_one_answers_for_itself():
 
 def test_ranks_share_rows_evenly():
     device = torch.device("cpu")
-    shares = [Ranks(rank, 3, rank, device).share(8) for rank in range(3)]
+    shares = [Ranks(rank, 3, device).share(8) for rank in range(3)]
     assert sorted(number for share in shares for number in share) == list(range(8))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

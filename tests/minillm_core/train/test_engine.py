@@ -39,7 +39,7 @@ class TestZeroStage:
         ],
     )
     def test_one_rank_partitions_nothing(self, dtype, asked, world, used):
-        ranks = Ranks(0, world, 0, Ranks.start().device)
+        ranks = Ranks(0, world, Ranks.start().device)
         assert effective_zero_stage(ResourceSpec(zero_stage=asked), dtype, ranks) == used
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from minillm_core import minillm
 from minillm_core.models import packed
 from minillm_core.native import ops
-from minillm_core.objectives import chunked, products
+from minillm_core.objectives import products
 from minillm_core.train import student
 from tests.minillm_core.tiny_runs import losses, run_here, write_run
 
@@ -41,8 +42,8 @@ def no_kernels(patch: pytest.MonkeyPatch) -> None:
 def rows_one_by_one(patch: pytest.MonkeyPatch) -> None:
     """One row a micro-batch, and three tokens a chunk of the loss."""
     patch.setattr("minillm_core.train.step.plan", lambda rows, budget: [[number] for number in range(len(rows))])
-    plain = chunked.policy_loss_from_hidden
-    patch.setattr(student, "policy_loss_from_hidden", lambda *given, **named: plain(*given, **named, chunk_tokens=3))
+    plain = minillm.loss
+    patch.setattr(minillm, "loss", lambda *given, **named: plain(*given, **named, chunk_tokens=3))
 
 
 OFF: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], ...]] = {

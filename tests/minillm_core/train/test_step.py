@@ -77,7 +77,7 @@ def test_a_step_leaves_its_rows_as_they_were(models, name):
 
 def test_corpus_blocks_count_apart_from_the_rows(models):
     """However they are split: the corpus is divided by its own number of tokens."""
-    method = replace(bench.method_of("reference"), lm_coef=0.7)
+    method = bench.method_of("reference", lm_coef=0.7)
     rows = bench.make_round(models, method, bench.make_rows()).next_rows()
     alone = bench.step_gradient(models, method, rows)
     expected = bench.step_gradient(models, method, rows, blocks=corpus())
@@ -125,7 +125,7 @@ class TestValues:
     @pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
     def test_the_corpus_loss_mixes_cross_entropy_and_forward_kl(self, models, ratio):
         # The temperature is the rollouts' alone.
-        method = replace(bench.method_of("minillm"), lm_coef=0.7, lm_kd_ratio=ratio, temperature=1.7)
+        method = bench.method_of("minillm", lm_coef=0.7, kd_ratio=ratio, temperature=1.7)
         rows = bench.make_round(models, method, bench.make_rows()).next_rows()
         alone, _ = bench.step_gradient(models, method, rows)
         metrics, _ = bench.step_gradient(models, method, rows, blocks=corpus(), budget=40)
@@ -143,8 +143,7 @@ class TestValues:
 @pytest.mark.parametrize(("alpha", "held"), [(0.2, True), (0.0, False)])
 def test_the_clip_acts_on_the_weights_from_the_first_step_on(models, alpha, held):
     """The ratio of the two students is 1 there: by the teacher's and the student's probabilities alone."""
-    method = replace(bench.method_of("minillm"), teacher_mix_alpha=alpha)
-    method = replace(method, policy=replace(method.policy, whitening="off"))
+    method = bench.method_of("minillm", teacher_mix_alpha=alpha, whitening="off")
     rows = bench.make_round(models, method, bench.make_rows()).next_rows()
     metrics, _ = bench.step_gradient(models, method, rows)
     past = [
@@ -262,22 +261,20 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(tmp_path):
 class TestOddRows:
     def test_one_token_and_no_eos(self, models):
         """Every response is cut after one token: nothing is still to come, so the long part is zero."""
-        method = bench.method_of("minillm")
+        method = bench.method_of("minillm", whitening="off")
         round_ = bench.make_round(models, method, bench.make_rows(), width=1)
         rows = round_.next_rows()
         assert all(len(row.response_ids) == 1 for row in rows)
         assert any(row.response_ids != [bench.EOS] for row in rows)
         assert all(row.returns_T.tolist() == [0.0] for row in rows)
-        metrics, gradient = bench.step_gradient(
-            models, replace(method, policy=replace(method.policy, whitening="off")), rows
-        )
+        metrics, gradient = bench.step_gradient(models, method, rows)
         assert metrics["long_loss"] == 0.0 and metrics["single_step_loss"] > 0.0
         assert all(torch.isfinite(tensor).all() for tensor in gradient.values())
 
     def test_the_first_eos_counts_and_nothing_after_it(self, models):
         """With every token an eos each response is one token long and not truncated."""
         method = bench.method_of("minillm")
-        alone = bench.Ranks(0, 1, 0, torch.device("cpu"))
+        alone = bench.Ranks(0, 1, torch.device("cpu"))
         sampling = bench.Sampling(range(bench.VOCAB), bench.VOCAB, bench.WIDTH, batch_rows=4)
         round_, _, measured, _ = bench.collect_round(
             0,
@@ -297,7 +294,7 @@ class TestOddRows:
 
     def test_responses_without_eos_are_marked(self, models):
         method = bench.method_of("minillm")
-        alone = bench.Ranks(0, 1, 0, torch.device("cpu"))
+        alone = bench.Ranks(0, 1, torch.device("cpu"))
         _, _, measured, _ = bench.collect_round(
             0,
             bench.make_rows(),
@@ -380,7 +377,7 @@ class TestNotFinite:
 
 class TestCollected:
     def collect(self, models, method, number=0):
-        alone = bench.Ranks(0, 1, 0, torch.device("cpu"))
+        alone = bench.Ranks(0, 1, torch.device("cpu"))
         return bench.collect_round(
             number,
             bench.make_rows(),
@@ -396,9 +393,7 @@ class TestCollected:
     @pytest.mark.parametrize("name", ["gkd", "minillm"])
     def test_a_method_that_needs_no_rewards_measures_them_in_part(self, models, name):
         """Every fourth position: the same tokens are drawn, and the measurements are those of their part."""
-        method = bench.method_of(name)
-        if name == "minillm":
-            method = replace(method, teacher_mix_alpha=0.0, policy=replace(method.policy, long_part=False))
+        method = bench.method_of(name, **({"teacher_mix_alpha": 0.0, "long_part": False} if name == "minillm" else {}))
         assert not method.uses_teacher_logp
         round_, health, measured, _ = self.collect(models, method)
         logs = []
@@ -415,10 +410,9 @@ class TestCollected:
 
     def test_the_teacher_draws_its_share_of_the_tokens(self, models):
         """The mean of log p - log q is -KL(q, p) over what the student draws, KL(p, q) over what the teacher does."""
-        method = bench.method_of("minillm")
         rewards = []
         for alpha in (0.0, 0.5, 0.999):
-            *_, measured, _ = self.collect(models, replace(method, teacher_mix_alpha=alpha))
+            *_, measured, _ = self.collect(models, bench.method_of("minillm", teacher_mix_alpha=alpha))
             rewards.append(measured["rollout_reward"])
         assert rewards[0] < -0.2 and rewards[2] > 0.2
         assert rewards[0] + 0.1 < rewards[1] < rewards[2] - 0.1
@@ -435,7 +429,7 @@ class TestCollected:
     def test_log_probabilities_are_those_of_the_dense_models(self, tmp_path, family, temperature):
         """Both models' at the temperature, over the whole prompt with the eos inside it, and the weights of them."""
         models = bench.make_models(tmp_path, family)
-        method = replace(bench.method_of("minillm"), temperature=temperature)
+        method = bench.method_of("minillm", temperature=temperature)
         round_ = bench.make_round(models, method, bench.make_rows())
         for row in round_.rows.values():
             ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
@@ -462,7 +456,7 @@ class TestCollected:
             sampling=bench.Sampling(range(60), bench.VOCAB, bench.WIDTH, batch_rows=4),
             rows_per_step=8,
             seed=5,
-            ranks=bench.Ranks(0, 1, 0, torch.device("cpu")),
+            ranks=bench.Ranks(0, 1, torch.device("cpu")),
         )
         rows = list(round_.rows.values())
         assert len({len(row.response_ids) for row in rows}) > 2
@@ -486,7 +480,7 @@ class TestCollected:
         models = bench.make_models(tmp_path)
         with torch.no_grad():
             models.student.get_output_embeddings().weight.mul_(sharpness)
-        method = replace(bench.method_of("minillm"), teacher_mix_alpha=0.5)
+        method = bench.method_of("minillm", teacher_mix_alpha=0.5)
         round_, health, *_ = self.collect(models, method)
         logs = [
             p - q
