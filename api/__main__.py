@@ -1,18 +1,23 @@
-"""`python -m api`: the API on uvicorn, at MINILLM_HOST and MINILLM_PORT."""
+"""`python -m api`: the API on uvicorn, at MINILLM_HOST and MINILLM_PORT; `python -m api keys`: its API keys."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import uvicorn
 from sqlalchemy.exc import DBAPIError
 
 from api.app import create_app
-from api.auth import any_key_exists
+from api.keys import command as keys
+from store.api_keys import KeyRepository
+from store.db.database import Database
 from store.program import EX_CONFIG, begin
+from store.settings import Settings
 
 # Long enough for a download's current chunk, short enough for event streams not to hold up a deploy.
 _SHUTDOWN_SECONDS = 5
+EX_USAGE = 64  # sysexits.h
 
 
 def _refuse(reason: str) -> int:
@@ -20,12 +25,28 @@ def _refuse(reason: str) -> int:
     return EX_CONFIG
 
 
-def main() -> int:
+def _has_usable_key(settings: Settings) -> bool:
+    if settings.bootstrap_api_key is not None:
+        return True
+    database = Database(settings.database_url)
+    try:
+        with database.read() as session:
+            return KeyRepository(session, b"").any_usable()
+    finally:
+        database.dispose()
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    if arguments:
+        if arguments[0] == "keys":
+            return keys.main(arguments[1:])
+        print("usage: python -m api [keys ...]", file=sys.stderr)
+        return EX_USAGE
     settings = begin("api")
     try:
         app = create_app(settings)
         if not settings.is_loopback:
-            settings.check_bind(has_keys=any_key_exists(app.state.services))
+            settings.check_bind(has_keys=_has_usable_key(settings))
     except ValueError as error:
         return _refuse(str(error))
     except DBAPIError as error:
@@ -43,4 +64,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

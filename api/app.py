@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from api.artifacts.endpoints import router as artifacts
-from api.auth import authenticator
+from api.auth import Authenticator
 from api.checkpoints.endpoints import router as checkpoints
 from api.deps import Services
 from api.files.endpoints import router as files
@@ -22,6 +22,7 @@ from api.health.endpoints import router as health
 from api.health.metrics import JobCollector
 from api.history.endpoints import router as history
 from api.http import errors, openapi
+from api.http.hosts import AllowedHosts
 from api.http.middleware.authentication import AuthenticationMiddleware
 from api.http.middleware.body_limit import BodyLimitMiddleware
 from api.http.middleware.metrics import MetricsMiddleware, RequestMetrics
@@ -75,7 +76,11 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=[
             Middleware(RequestIdMiddleware),
             Middleware(MetricsMiddleware, metrics=RequestMetrics(registry)),
-            Middleware(AuthenticationMiddleware, authenticate=authenticator(services)),
+            Middleware(
+                AuthenticationMiddleware,
+                authenticate=Authenticator(settings, database),
+                hosts=AllowedHosts(settings.allowed_hosts),
+            ),
             Middleware(
                 BodyLimitMiddleware,
                 max_body_bytes=MAX_BODY_BYTES,

@@ -5,25 +5,38 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import hmac
+import logging
 import secrets
+import time
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from store.db.clock import database_now
+from store.db.database import Database
 from store.db.errors import NotFound
 from store.db.ids import new_id
 from store.db.paging import Order, Page, page
 from store.db.printable import printable
 from store.db.tables import ApiKey
+from store.settings import Settings
 
 PREFIX = "mllm_"
+ADMIN = "admin"
+PRIORITY = "jobs:priority"
+SCOPES = (ADMIN, PRIORITY)
+"""What a key may be allowed beyond its owner's own: to administer; to put jobs before those of others."""
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_LENGTH = 32
 _CHECKSUM_LENGTH = 6
 _TOUCH_SECONDS = 60
+_MARKER = "keys-required"
+_ASK_AGAIN_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 def new_token() -> str:
@@ -38,6 +51,61 @@ def well_formed(token: str) -> bool:
         return False
     body = token[len(PREFIX) :]
     return hmac.compare_digest(_checksum(body[:_RANDOM_LENGTH]), body[_RANDOM_LENGTH:])
+
+
+class KeyRequirement:
+    """Whether callers need a key: for good from the first key on, whatever became of it.
+
+    Two witnesses say that there was one: a row in the database, and a marker in the data folder, which outlives rows
+    that are deleted and a database that is restored. Either will do. A service that others can reach is never open.
+    """
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        """Raises OSError where a bootstrap key is set and the data folder cannot say so for later."""
+        self._marker = _marker(settings)
+        self._settings = settings
+        self._database = database
+        self._asked_at = float("-inf")
+        if settings.bootstrap_api_key is not None:
+            require_keys(settings)
+        self._known = not settings.is_loopback
+
+    @property
+    def known(self) -> bool:
+        """Whether one is needed for all that can be told without the database."""
+        self._known = self._known or self._marker.exists()
+        return self._known
+
+    def required(self) -> bool:
+        """Raises sqlalchemy.exc.DBAPIError without a database. A key made elsewhere is seen within a second."""
+        if self.known:
+            return True
+        if time.monotonic() < self._asked_at + _ASK_AGAIN_SECONDS:
+            return False
+        asked_at = time.monotonic()
+        with self._database.read() as session:
+            found = KeyRepository(session, b"").any()
+        self._asked_at = asked_at
+        if not found:
+            return False
+        self._known = True
+        try:
+            require_keys(self._settings)
+        except OSError as error:
+            logger.warning("the data folder does not say that this service has keys: %s", error)
+        return True
+
+
+def require_keys(settings: Settings) -> None:
+    """Close the service to callers without a key, for good. Again is no error. Raises OSError."""
+    marker = _marker(settings)
+    if not marker.exists():
+        marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        marker.write_text("This service has had an API key: it answers nobody without one. See docs/operations.md.\n")
+
+
+def _marker(settings: Settings) -> Path:
+    return settings.data_dir / _MARKER
 
 
 class KeyRepository:
@@ -95,6 +163,10 @@ class KeyRepository:
         row = self.session.get(ApiKey, key_id)
         if row is not None:
             row.last_used_at = database_now(self.session)
+
+    def any(self) -> bool:
+        """Whether there is any key, usable or not."""
+        return self.session.scalar(select(ApiKey.id).limit(1)) is not None
 
     def any_usable(self) -> bool:
         """Whether any key could authenticate."""

@@ -6,16 +6,18 @@ import difflib
 import functools
 import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _WEAK_SECRETS = frozenset({"changeme", "change-me", "secret", "password", "minillm", "default", "insecure"})
 _SHORTEST_SECRET = 16
+_HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _PREFIX = "MINILLM_"
 _OF_OTHERS = frozenset(
     f"{_PREFIX}{name}"
@@ -47,6 +49,9 @@ class Settings(BaseSettings):
     """Keys the HMAC of API keys; made once and kept in `<data_dir>/secret.key` when unset."""
     bootstrap_api_key: SecretStr | None = None
     """An admin API key that is valid while it is set; at least 16 characters."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names, separated by commas, that a request's Host may have beside those of the loopback; `*.example.org` for all
+    names below one. Where it is unset, any may be used with a key and none without."""
     max_file_bytes: int = Field(512 * 1024 * 1024, ge=1)
     """Largest uploaded file."""
     threads: int = Field(32, ge=2, le=1000)
@@ -110,6 +115,22 @@ class Settings(BaseSettings):
             raise ValueError(f"is a known default or shorter than {_SHORTEST_SECRET} characters")
         return value
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [name.strip("[]").lower().removesuffix(".") for name in value]
+        for name in names:
+            if not _HOST_NAME.fullmatch(name) and not _is_address(name):
+                raise ValueError(f"{name!r} is no host name or address (without scheme and port)")
+        return tuple(names)
+
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -154,10 +175,7 @@ class Settings(BaseSettings):
         """Whether only this machine can reach the API."""
         if self.host == "localhost":
             return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_address(self.host) and ipaddress.ip_address(self.host).is_loopback
 
     def check_bind(self, *, has_keys: bool) -> None:
         """Raise ValueError where the API would be reachable from elsewhere without keys or with a made-up secret.
@@ -170,7 +188,8 @@ class Settings(BaseSettings):
             raise ValueError(f"MINILLM_SECRET_KEY must be set to listen on {self.host}, which is not the loopback")
         if not has_keys:
             raise ValueError(
-                f"listening on {self.host}, which is not the loopback, needs an API key: set MINILLM_BOOTSTRAP_API_KEY"
+                f"listening on {self.host}, which is not the loopback, needs an API key: "
+                "set MINILLM_BOOTSTRAP_API_KEY, or make one with `python -m api keys create --admin`"
             )
 
     def secret(self) -> bytes:
@@ -193,6 +212,14 @@ class Settings(BaseSettings):
             finally:
                 fresh.unlink()
         return path.read_bytes()
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:

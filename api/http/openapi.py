@@ -81,7 +81,7 @@ def _example(name: str) -> Any:
 
 def _common(path: str, operation: dict[str, Any]) -> list[int]:
     """Statuses that the application answers with by itself: unknown parameters, and bodies that are none."""
-    known = [422] if path.startswith("/v1/") else []
+    known = [421, 422] if path.startswith("/v1/") else [421]
     return [*known, 400, 413, 415] if "requestBody" in operation else known
 
 

@@ -37,6 +37,7 @@ _CODES = {
     413: "request_too_large",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",
+    421: "misdirected_request",
     422: "invalid_value",
     428: "precondition_required",
     503: "unavailable",
@@ -135,6 +136,10 @@ class UnsupportedMediaType(Problem):
 
 class RangeNotSatisfiable(Problem):
     status = 416
+
+
+class Misdirected(Problem):
+    status = 421
 
 
 class Invalid(Problem):

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Body, Response
 from pydantic import AwareDatetime, Field
 
-from api.auth import ADMIN, AdminDep
+from api.auth import AdminDep
 from api.deps import ReadSession, ServicesDep, TransactionRoute, WriteSession
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.http.problems import Invalid
 from api.http.schema import In, Out
-from store.api_keys import KeyRepository
+from store.api_keys import ADMIN, KeyRepository, require_keys
 from store.db.clock import database_now
 from store.db.tables import ApiKey
 
@@ -23,12 +23,16 @@ router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["api keys"]
 _EXAMPLES = {"team": {"summary": "A key for a team", "value": {"name": "search team", "owner_id": "search"}}}
 
 
+OWNER_ID = r"^[A-Za-z0-9_.-]{1,40}$"
+
+
 class KeyIn(In):
     name: str = Field(min_length=1, max_length=200)
-    owner_id: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,40}$")
+    owner_id: str | None = Field(None, pattern=OWNER_ID)
     """Whose jobs, files and students the key sees; the caller's own when left out."""
-    scopes: list[Literal["admin"]] = Field(default_factory=list, max_length=1)
-    """`admin`: may make and revoke keys and drain workers."""
+    scopes: list[Literal["admin", "jobs:priority"]] = Field(default_factory=list, max_length=2)
+    """`admin`: may do everything, also make and revoke keys and drain workers. `jobs:priority`: may give its jobs a
+    priority above 0, so that they run before those of others."""
     expires_at: AwareDatetime | None = None
 
 
@@ -64,8 +68,9 @@ def api_keys_create(
     keys = KeyRepository(session, services.settings.secret())
     if wanted.expires_at is not None and wanted.expires_at <= database_now(session):
         raise Invalid("The key would have expired already.", param="/expires_at")
-    if ADMIN not in wanted.scopes and services.settings.bootstrap_api_key is None and not keys.any_usable():
+    if ADMIN not in wanted.scopes and not caller.by_key:
         raise Invalid("The first key must have the scope admin, or nobody could make another.", param="/scopes")
+    require_keys(services.settings)
     row, token = keys.create(
         owner_id=wanted.owner_id or caller.owner_id,
         name=wanted.name,

@@ -57,6 +57,7 @@ def make_settings(tmp_path: Path, sqlite_template: Path, tiny_models: Path) -> C
             "models_root": tiny_models,
             "broker_url": f"redis+socket://{tmp_path}/nobody.sock",
             "min_free_bytes": 0,
+            "allowed_hosts": ["testserver"],
             "max_file_bytes": 100_000,
         }
         return Settings(**{**known, **changes})

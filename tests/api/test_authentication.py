@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.deps import Services
 from api.http.middleware.authentication import PUBLIC_PATHS
+from store.db.database import Database
 from store.settings import Settings
 from tests.api.conftest import BOOTSTRAP, Row, check_problem, upload
 from tests.api.http.test_openapi import ROUTES
 from tests.api.runs import Run
+from tests.worker.conftest import wait_until
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -75,12 +79,6 @@ class TestWithoutKeys:
     def test_the_local_user_needs_none(self, client: TestClient) -> None:
         assert client.get("/v1/jobs").status_code == 200
         assert client.get("/v1/jobs", headers=bearer("sk-anything")).status_code == 200
-
-    def test_pages_of_other_sites_may_not_call(self, client: TestClient) -> None:
-        response = client.post("/v1/jobs/x/cancel", headers={"Origin": "https://evil.example"})
-        check_problem(response, 403, "cross_origin")
-        own = client.get("/v1/jobs", headers={"Origin": "http://testserver"})
-        assert own.status_code == 200
 
     def test_beyond_the_loopback_nobody_is_let_in(self, make_settings: Callable[..., Settings]) -> None:
         with TestClient(create_app(make_settings(host="0.0.0.0", secret_key="s" * 32))) as client:
@@ -145,6 +143,78 @@ class TestKeys:
     )
     def test_bad_keys(self, client: TestClient, admin: dict[str, str], wanted: Row, param: str) -> None:
         check_problem(client.post("/v1/api_keys", json=wanted, headers=admin), 422, "invalid_value", param)
+
+
+class TestOnceThereWasAKey:
+    """Nothing that becomes of the keys opens the service to those without one, in a new process either."""
+
+    @staticmethod
+    def make(client: TestClient) -> dict[str, str]:
+        made = client.post("/v1/api_keys", json={"name": "only", "scopes": ["admin"]})
+        assert made.status_code == 201, made.text
+        return bearer(made.json()["key"])
+
+    @staticmethod
+    def sql(settings: Settings, statement: str) -> None:
+        database = Database(settings.database_url)
+        with database.write() as session:
+            session.execute(text(statement))
+        database.dispose()
+
+    @staticmethod
+    def closed(settings: Settings, *earlier: TestClient, headers: dict[str, str] | None = None) -> bool:
+        with TestClient(create_app(settings)) as new:
+            return all(client.get("/v1/jobs", headers=headers).status_code == 401 for client in (*earlier, new))
+
+    @pytest.mark.parametrize(
+        "fate",
+        [
+            "UPDATE api_keys SET expires_at = '2020-01-01 00:00:00.000000'",
+            "UPDATE api_keys SET revoked_at = created_at",
+            "DELETE FROM api_keys",
+        ],
+    )
+    def test_it_stays_closed(self, client: TestClient, settings: Settings, fate: str) -> None:
+        old = self.make(client)
+        self.sql(settings, fate)
+        assert self.closed(settings, client)
+        assert self.closed(settings, client, headers=old)
+
+    def test_also_where_the_only_one_is_revoked_by_itself(self, client: TestClient, settings: Settings) -> None:
+        old = self.make(client)
+        (key,) = client.get("/v1/api_keys", headers=old).json()["data"]
+        assert client.delete(f"/v1/api_keys/{key['id']}", headers=old).status_code == 204
+        assert self.closed(settings, client, headers=old)
+
+    def test_also_with_a_database_of_before(self, client: TestClient, settings: Settings) -> None:
+        file = settings.data_dir / "minillm.db"
+        with sqlite3.connect(file) as source, sqlite3.connect(settings.data_dir / "backup.db") as copy:
+            source.backup(copy)
+        self.make(client)
+        with sqlite3.connect(settings.data_dir / "backup.db") as source, sqlite3.connect(file) as restored:
+            source.backup(restored)
+        assert self.closed(settings)
+
+    def test_also_with_a_new_data_folder(self, client: TestClient, settings: Settings, tmp_path: Path) -> None:
+        self.make(client)
+        moved = settings.model_copy(update={"data_dir": tmp_path / "new"})
+        assert self.closed(moved)
+        self.sql(settings, "DELETE FROM api_keys")
+        assert self.closed(moved), "it has seen that there was one"
+
+    def test_also_where_the_bootstrap_key_is_no_longer_set(self, make_settings: Callable[..., Settings]) -> None:
+        with TestClient(create_app(make_settings(bootstrap_api_key=BOOTSTRAP))):
+            pass
+        assert self.closed(make_settings(), headers=bearer(BOOTSTRAP))
+
+    def test_a_key_of_another_machine_closes_it_too(
+        self, client: TestClient, settings: Settings, tmp_path: Path
+    ) -> None:
+        assert client.get("/v1/jobs").status_code == 200
+        other = settings.model_copy(update={"data_dir": tmp_path / "other"})
+        with TestClient(create_app(other)) as elsewhere:
+            self.make(elsewhere)
+        wait_until(lambda: client.get("/v1/jobs").status_code == 401, 10)
 
 
 class TestOwnership:

@@ -87,7 +87,7 @@ def test_jobs_accepted_without_a_broker_run_once_it_is_there(
     settings = service.settings.model_copy(update={"broker_url": broker.url, "wake_seconds": 1.0})
     (settings.models_dir / "teacher").rmdir()
     write_model(settings.models_dir, "teacher", layers=4)
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
         file_id = upload(client).json()["id"]
         spec = {
             "teacher": {"model": "path:teacher"},

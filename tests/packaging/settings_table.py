@@ -26,7 +26,7 @@ def _default(name: str, field: FieldInfo) -> str:
         return _UNSET[name]
     value: Any = field.default
     assert value is not PydanticUndefined, f"{name} has no default"
-    if value is None:
+    if value in (None, ()):
         return "unset"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
