@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from api.http.schema import In, Out
 from minillm_core.spec import (
+    MAX_RUNTIME_SECONDS,
     CorpusSpec,
     DatasetSpec,
     EvaluationSpec,
@@ -16,6 +17,7 @@ from minillm_core.spec import (
     Failure,
     GuardSpec,
     JobSpec,
+    Metadata,
     Method,
     ResolvedMiniLLM,
     ResourceSpec,
@@ -23,7 +25,7 @@ from minillm_core.spec import (
     StudentSpec,
     TeacherSpec,
     TrainingSpec,
-    check_metadata,
+    Whole,
 )
 
 
@@ -114,9 +116,9 @@ class RetryIn(In):
 
 
 class ForkIn(In):
-    checkpoint: str | None = Field(None, pattern=r"^ckpt_[a-z0-9]+$")
+    checkpoint: str | None = Field(None, max_length=64, pattern=r"^ckpt_[a-z0-9]+$")
     """Where the new job starts; the newest checkpoint of the job when left out."""
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    overrides: dict[str, Any] = Field(default_factory=dict, max_length=64)
     """Fields of the job to change, nested as in `POST /v1/jobs`; null removes one (RFC 7386)."""
 
 
@@ -124,13 +126,7 @@ class JobPatch(In):
     """Fields left out, or null, stay as they are."""
 
     name: str | None = Field(None, max_length=200)
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     """Replaces all pairs."""
-    priority: int | None = Field(None, ge=-100, le=100)
-    max_runtime_seconds: int | None = Field(None, ge=1)
-
-    @field_validator("metadata")
-    @classmethod
-    def _small(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        check_metadata(value or {})
-        return value
+    priority: Annotated[int, Whole(-100, 100)] | None = None
+    max_runtime_seconds: Annotated[int, Whole(1, MAX_RUNTIME_SECONDS)] | None = None

@@ -12,10 +12,13 @@ count in this package is per device.
 """
 
 from minillm_core.spec.base import (
+    MAX_RUNTIME_SECONDS,
     Divergence,
     DType,
     FileReference,
+    Metadata,
     ModelReference,
+    Whole,
 )
 from minillm_core.spec.evaluation import (
     DEFAULT_METRICS,
@@ -40,10 +43,7 @@ from minillm_core.spec.events import (
     TrainerEvent,
     parse_event,
 )
-from minillm_core.spec.job import (
-    JobSpec,
-    check_metadata,
-)
+from minillm_core.spec.job import JobSpec
 from minillm_core.spec.methods import (
     GKD,
     KD,
@@ -91,6 +91,7 @@ __all__ = [
     "GKD",
     "KD",
     "MANIFEST_FILE",
+    "MAX_RUNTIME_SECONDS",
     "PINNED_FILE",
     "RECIPES",
     "SFT",
@@ -116,6 +117,7 @@ __all__ = [
     "Manifest",
     "ManifestFile",
     "MessageEvent",
+    "Metadata",
     "Method",
     "MetricName",
     "MetricsEvent",
@@ -136,7 +138,7 @@ __all__ = [
     "TeacherSpec",
     "TrainerEvent",
     "TrainingSpec",
-    "check_metadata",
+    "Whole",
     "load_run",
     "parse_event",
 ]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from minillm_core.spec.base import DType, FileReference, Strict
+from minillm_core.spec.base import DType, FileReference, Rows, Strict, Temperature, Whole
 
 MetricName = Literal["rouge_l", "exposure_bias", "calibration", "diversity", "divergence", "lm_loss"]
 
 
 class EvaluationSpec(Strict):
-    metrics: list[MetricName] = Field(default_factory=lambda: list(DEFAULT_METRICS))
-    max_rows: int = Field(200, ge=1)
+    metrics: list[MetricName] = Field(default_factory=lambda: list(DEFAULT_METRICS), max_length=16)
+    max_rows: Rows = 200
     """Dev rows used by the evaluation before and after."""
-    seeds: list[int] = Field(default_factory=lambda: [10], min_length=1)
+    seeds: list[Annotated[int, Whole(0, 2**32 - 1)]] = Field(default_factory=lambda: [10], min_length=1, max_length=32)
     """One sampled evaluation for each; the report gives their mean."""
     decoding: Literal["greedy", "sample"] = "sample"
-    temperature: float = Field(1.0, gt=0, le=10)
-    no_repeat_ngram_size: int = Field(0, ge=0)
-    samples: int = Field(4, ge=0, le=100)
+    temperature: Temperature = 1.0
+    no_repeat_ngram_size: Annotated[int, Whole(0, 1000)] = 0
+    samples: Annotated[int, Whole(0, 100)] = 4
     """Prompts whose answers before and after are kept in the report."""
     calibration_file: FileReference | None = None
     """Rows `{"instruction", "answer"}`; the dataset's dev rows with short answers when left out."""
@@ -40,6 +40,6 @@ ExportFormat = Literal["safetensors"]
 
 
 class ExportSpec(Strict):
-    formats: list[ExportFormat] = Field(default=["safetensors"], min_length=1)
+    formats: list[ExportFormat] = Field(default=["safetensors"], min_length=1, max_length=8)
     dtype: DType | None = None
     """Number format of the exported weights; the training dtype when left out."""

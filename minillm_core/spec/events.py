@@ -9,6 +9,9 @@ from pydantic import Field, TypeAdapter
 
 from minillm_core.spec.base import Strict
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""What a column of 64 bits and a number of JavaScript can hold."""
+
 
 class Phase(enum.StrEnum):
     """What a running attempt is doing."""
@@ -42,7 +45,7 @@ class Failure(Strict):
     param: str | None = None
     """JSON pointer to the field of the spec at fault."""
     retryable: bool = False
-    attempt: int | None = None
+    attempt: Count | None = None
 
 
 class ExitCode(enum.IntEnum):
@@ -55,7 +58,7 @@ class ExitCode(enum.IntEnum):
 
 
 class _Event(Strict):
-    seq: int
+    seq: Count
     """1, 2, 3 ... within one attempt."""
     time: str
     """RFC 3339, UTC."""
@@ -72,8 +75,8 @@ class ProgressEvent(_Event):
 
     type: Literal["progress"] = "progress"
     phase: Phase
-    step: int
-    total_steps: int
+    step: Count
+    total_steps: Count
     fraction: float
     """Share of the whole job that is done, 0 to 1."""
     tokens_per_second: float | None = None
@@ -86,7 +89,7 @@ class MetricsEvent(_Event):
 
     type: Literal["metrics"] = "metrics"
     phase: Phase
-    step: int
+    step: Count
     values: dict[str, float]
 
 
@@ -95,10 +98,10 @@ class CheckpointEvent(_Event):
 
     type: Literal["checkpoint"] = "checkpoint"
     phase: Phase
-    step: int
+    step: Count
     path: str
     """Folder, relative to RUN_DIR."""
-    bytes: int
+    bytes: Count
     manifest_sha256: str
     best: bool = False
     """Whether it is the best so far by the criterion of its phase."""
@@ -126,9 +129,9 @@ class StudentEvent(_Event):
     path: str
     """Folder, relative to RUN_DIR."""
     manifest_sha256: str
-    bytes: int
-    parameters: int
-    teacher_parameters: int
+    bytes: Count
+    parameters: Count
+    teacher_parameters: Count
     report: dict[str, Any]
     """The evaluation before and after: docs/evaluation.md."""
 

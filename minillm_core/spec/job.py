@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator, model_validator
+from typing import Annotated
 
-from minillm_core.spec.base import Strict
+from pydantic import Field, model_validator
+
+from minillm_core.spec.base import Metadata, Strict, Whole
 from minillm_core.spec.evaluation import EvaluationSpec, ExportSpec
 from minillm_core.spec.methods import GKD, SFT, Method, MiniLLM, SeqKD
 from minillm_core.spec.models import CorpusSpec, DatasetSpec, StudentSpec, TeacherSpec
@@ -15,8 +17,9 @@ class JobSpec(Strict):
     """One distillation job, as a user asks for it."""
 
     name: str | None = Field(None, max_length=200)
-    seed: int = Field(0, ge=0, lt=2**32)
-    metadata: dict[str, str] = Field(default_factory=dict)
+    seed: Annotated[int, Whole(0, 2**32 - 1)] = 0
+    """What every generator of random numbers that the trainer uses takes: 32 bits."""
+    metadata: Metadata = Field(default_factory=dict)
     """At most 16 pairs, names up to 64 characters, values up to 512."""
     teacher: TeacherSpec
     student: StudentSpec
@@ -29,12 +32,6 @@ class JobSpec(Strict):
     scheduling: SchedulingSpec = Field(default_factory=SchedulingSpec)
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     export: ExportSpec = Field(default_factory=ExportSpec)
-
-    @field_validator("metadata")
-    @classmethod
-    def _small(cls, value: dict[str, str]) -> dict[str, str]:
-        check_metadata(value)
-        return value
 
     @model_validator(mode="after")
     def _geometry(self) -> JobSpec:
@@ -60,14 +57,3 @@ class JobSpec(Strict):
             # The phase trains on the dataset's responses, which this method leaves aside.
             self.training.student_sft = None
         return self
-
-
-def check_metadata(value: dict[str, str]) -> None:
-    """Raise ValueError where metadata is over its limits: 16 pairs, 64 characters a name, 512 a value."""
-    if len(value) > 16:
-        raise ValueError("at most 16 pairs")
-    for name, text in value.items():
-        if not name or len(name) > 64:
-            raise ValueError("names have 1 to 64 characters")
-        if len(text) > 512:
-            raise ValueError(f"the value of {name!r} has more than 512 characters")

@@ -6,7 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from minillm_core.spec.base import Divergence, Strict
+from minillm_core.spec.base import Divergence, Flag, Real, Rows, Strict, Temperature, Whole
+
+Share = Annotated[float, Real(ge=0, le=1)]
+Mixture = Annotated[float, Real(ge=1e-6, le=1 - 1e-6)]
+"""Weight of one distribution in a mixture of two; nearer to its ends float32 has one of them alone."""
 
 
 class _Sampling(Strict):
@@ -14,10 +18,10 @@ class _Sampling(Strict):
         "a token that one model's filter removes has probability zero there, so the importance weight and the "
         "divergence between the models are undefined"
     )
-    temperature: float = Field(1.0, gt=0, le=10)
+    temperature: Temperature = 1.0
     """Divides the logits of teacher and student alike, in sampling and in every log-probability."""
-    top_k: int = Field(0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: Annotated[int, Whole(0, 1 << 20)] = 0
+    top_p: Annotated[float, Real(gt=0, le=1)] = 1.0
 
     @field_validator("top_k", "top_p")
     @classmethod
@@ -38,11 +42,11 @@ class KD(Strict):
     """Word-level distillation on the dataset's responses: (1-k) cross-entropy + k divergence."""
 
     type: Literal["kd"]
-    kd_ratio: float = Field(0.5, ge=0, le=1)
+    kd_ratio: Share = 0.5
     divergence: Divergence = "forward_kl"
-    temperature: float = Field(1.0, gt=0, le=10)
-    jsd_beta: float = Field(0.5, gt=0, lt=1)
-    skew_alpha: float = Field(0.1, gt=0, lt=1)
+    temperature: Temperature = 1.0
+    jsd_beta: Mixture = 0.5
+    skew_alpha: Mixture = 0.1
 
 
 class SeqKD(_Sampling):
@@ -55,7 +59,7 @@ class SeqKD(_Sampling):
         "the responses stand for the teacher's whole distribution, and filtered ones would teach its head alone"
     )
     type: Literal["seqkd"]
-    kd_ratio: float = Field(0.0, ge=0, le=1)
+    kd_ratio: Share = 0.0
     """Share of the word-level forward KL; 0 is the paper's SeqKD, 0.5 the reference script's."""
 
 
@@ -63,11 +67,11 @@ class GKD(_Sampling):
     """A divergence on a mixture of the student's own responses and the dataset's (Agarwal et al. 2024)."""
 
     type: Literal["gkd"]
-    on_policy_fraction: float = Field(1.0, ge=0, le=1)
+    on_policy_fraction: Share = 1.0
     divergence: Divergence = "jsd"
-    jsd_beta: float = Field(0.5, gt=0, lt=1)
-    skew_alpha: float = Field(0.1, gt=0, lt=1)
-    rollouts_per_round: int | None = Field(None, ge=1)
+    jsd_beta: Mixture = 0.5
+    skew_alpha: Mixture = 0.1
+    rollouts_per_round: Rows | None = None
     """Responses sampled before each set of steps; `rows_per_step` when left out."""
 
 
@@ -79,32 +83,33 @@ class MiniLLM(_Sampling):
 
     type: Literal["minillm"]
     recipe: Literal["default", "paper", "reference"] = "default"
-    teacher_mix_alpha: float | None = Field(None, ge=0, lt=1)
+    teacher_mix_alpha: Annotated[float, Real(ge=0, lt=1)] | None = None
     """Share of the teacher in the sampling distribution (paper section 2.2, teacher-mixed sampling)."""
-    rollouts_per_round: int | None = Field(None, ge=1)
-    inner_epochs: int | None = Field(None, ge=1, le=64)
-    cliprange: float | None = Field(None, gt=0, lt=1)
-    clip: bool | None = None
+    rollouts_per_round: Rows | None = None
+    inner_epochs: Annotated[int, Whole(1, 64)] | None = None
+    cliprange: Annotated[float, Real(gt=0, lt=1)] | None = None
+    clip: Flag | None = None
     """Whether the surrogate is clipped at `1 +- cliprange`."""
     clip_sign: Literal["signed", "unsigned"] | None = None
     """Whether the clip heeds the advantage's sign, as in PPO, or takes the smaller ratio, as the paper writes it."""
-    reward_scale: float | None = Field(None, gt=0)
-    reward_clip: Annotated[float, Field(gt=0)] | Literal["off"] | None = None
+    reward_scale: Annotated[float, Real(ge=1e-6, le=1e6)] | None = None
+    """Rewards are divided by it, and stay far from what float32 cannot hold."""
+    reward_clip: Annotated[float, Real(gt=0, le=1e6)] | Literal["off"] | None = None
     """Bound of a reward's absolute value, after the scale; `off` for none where the recipe has one."""
-    reward_baseline: float | None = None
+    reward_baseline: Annotated[float, Real(ge=-1e6, le=1e6)] | None = None
     """Taken from every reward-to-go; 1 gives the factor `R_t - 1` of the paper's undecomposed gradient."""
     reward_start: Literal["next", "current"] | None = None
-    gamma: float | None = Field(None, ge=0, le=1)
-    length_norm: bool | None = None
+    gamma: Share | None = None
+    length_norm: Flag | None = None
     whitening: Literal["off", "masked", "padded"] | None = None
-    long_part: bool | None = None
+    long_part: Flag | None = None
     """Whether the policy-gradient part is in the loss; off leaves the single-step part alone."""
-    single_step: bool | None = None
+    single_step: Flag | None = None
     """Whether the exact single-step part is in the loss (paper equation 4)."""
-    single_step_weighted: bool | None = None
+    single_step_weighted: Flag | None = None
     """Whether the single-step part carries the importance weight, as in the paper's equation 7."""
-    lm_coef: float | None = Field(None, ge=0)
-    kd_ratio: float | None = Field(None, ge=0, le=1)
+    lm_coef: Annotated[float, Real(ge=0, le=1000)] | None = None
+    kd_ratio: Share | None = None
     """Share of forward KL to the teacher within the pre-training loss."""
 
     def resolved(self) -> ResolvedMiniLLM:

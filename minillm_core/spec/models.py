@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from minillm_core.spec.base import DType, FileReference, ModelReference, Strict
+from minillm_core.spec.base import DType, FileReference, ModelReference, Real, Revision, Rows, Strict, Whole
+
+_MOST_LAYERS = 1000
 
 
 class TeacherSpec(Strict):
     model: ModelReference
     """`hub:<id>`, `path:<folder under the models root>` or `model_...`."""
-    revision: str | None = Field(None, max_length=200)
+    revision: Revision | None = None
     """Branch, tag or commit of a hub model."""
     dtype: DType | None = None
     """Number format the frozen teacher is held in; the training dtype when left out."""
@@ -24,19 +26,17 @@ class TeacherSpec(Strict):
 class PruneTeacher(Strict):
     """The student is the teacher with some of its layers: no second pretrained model is needed."""
 
-    layers: int | list[int]
+    layers: (
+        Annotated[int, Whole(1, _MOST_LAYERS)]
+        | Annotated[list[Annotated[int, Whole(0, _MOST_LAYERS - 1)]], Field(min_length=1, max_length=_MOST_LAYERS)]
+    )
     """How many layers to keep, evenly spread with the first and last among them, or which ones."""
 
     @field_validator("layers")
     @classmethod
-    def _sensible(cls, value: int | list[int]) -> int | list[int]:
-        if isinstance(value, int):
-            if value < 1:
-                raise ValueError("at least one layer must be kept")
-        elif not value:
-            raise ValueError("at least one layer must be kept")
-        elif any(layer < 0 for layer in value) or any(b <= a for a, b in itertools.pairwise(value)):
-            raise ValueError("layer numbers must be non-negative and rise")
+    def _rising(cls, value: int | list[int]) -> int | list[int]:
+        if not isinstance(value, int) and any(b <= a for a, b in itertools.pairwise(value)):
+            raise ValueError("layer numbers must rise")
         return value
 
     @property
@@ -47,10 +47,10 @@ class PruneTeacher(Strict):
 class LoraSpec(Strict):
     """A low-rank adapter on the student; merged into its weights on export."""
 
-    rank: int = Field(8, ge=1, le=1024)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: list[str] | None = None
+    rank: Annotated[int, Whole(1, 1024)] = 8
+    alpha: Annotated[float, Real(gt=0, le=1e6)] = 32.0
+    dropout: Annotated[float, Real(ge=0, lt=1)] = 0.0
+    target_modules: list[Annotated[str, Field(max_length=200)]] | None = Field(None, max_length=256)
     """Names of the linear layers to adapt; every linear layer but the head when left out."""
 
 
@@ -58,7 +58,7 @@ class StudentSpec(Strict):
     """Exactly one of ``model`` and ``prune_teacher``."""
 
     model: ModelReference | None = None
-    revision: str | None = Field(None, max_length=200)
+    revision: Revision | None = None
     prune_teacher: PruneTeacher | None = None
     lora: LoraSpec | None = None
 
@@ -77,9 +77,9 @@ class DatasetSpec(Strict):
     file: FileReference
     template: Literal["chat", "alpaca", "plain"] = "chat"
     """`chat` renders the tokenizer's own chat template; `alpaca` a fixed instruction layout; `plain` the bare text."""
-    dev_fraction: float = Field(0.05, gt=0, lt=1)
+    dev_fraction: Annotated[float, Real(gt=0, lt=1)] = 0.05
     """Share of the rows held out to choose the student; at least one row."""
-    max_dev_rows: int = Field(1000, ge=1)
+    max_dev_rows: Rows = 1000
 
 
 class CorpusSpec(Strict):

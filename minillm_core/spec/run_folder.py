@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from minillm_core.spec.base import Strict
+from minillm_core.spec.events import Count
 from minillm_core.spec.job import JobSpec
 
 SPEC_FILE = "spec.json"
@@ -58,7 +59,7 @@ def load_run(run_dir: Path) -> tuple[JobSpec, RunContext]:
 class ManifestFile(Strict):
     name: str
     """Path relative to the folder, with forward slashes."""
-    bytes: int
+    bytes: Count
     sha256: str
 
 

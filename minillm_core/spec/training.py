@@ -2,69 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from minillm_core.spec.base import MAX_RUNTIME_SECONDS, DType, Flag, Real, Rows, Steps, Strict, Whole
 
-from minillm_core.spec.base import DType, Strict
+_Warmup = Annotated[int, Whole(0, 10_000_000)]
+_LearningRate = Annotated[float, Real(gt=0, lt=1)]
+_WeightDecay = Annotated[float, Real(ge=0, le=10)]
+_Beta = Annotated[float, Real(ge=0, lt=1)]
+_RowTokens = Annotated[int, Whole(1, 1 << 20)]
+"""Tokens of one prompt or response: beyond the context of any model."""
 
 
 class SftPhase(Strict):
     """Supervised fine-tuning before the method; the state of lowest validation loss is kept."""
 
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: Steps | None = None
     """Optimizer steps; `epochs` decides when left out."""
-    epochs: float = Field(3.0, gt=0)
-    learning_rate: float = Field(5e-5, gt=0, lt=1)
-    rows_per_step: int = Field(32, ge=1)
-    eval_every: int | None = Field(None, ge=1)
+    epochs: Annotated[float, Real(gt=0, le=10_000)] = 3.0
+    learning_rate: _LearningRate = 5e-5
+    rows_per_step: Rows = 32
+    eval_every: Steps | None = None
     """Steps between validations; once an epoch when left out."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    warmup_steps: _Warmup = 0
+    weight_decay: _WeightDecay = 1e-2
 
 
 class TrainingSpec(Strict):
-    max_steps: int = Field(1000, ge=1, le=10_000_000)
+    max_steps: Steps = 1000
     """Optimizer steps of the method itself."""
-    rows_per_step: int = Field(64, ge=1)
+    rows_per_step: Rows = 64
     """Rows of one optimizer step, over all ranks."""
-    learning_rate: float = Field(5e-6, gt=0, lt=1)
+    learning_rate: _LearningRate = 5e-6
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(1e-6, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    grad_clip: float = Field(1.0, gt=0)
-    max_prompt_tokens: int = Field(256, ge=1)
+    warmup_steps: _Warmup = 0
+    weight_decay: _WeightDecay = 1e-6
+    betas: tuple[_Beta, _Beta] = (0.9, 0.95)
+    grad_clip: Annotated[float, Real(gt=0, le=1e9)] = 1.0
+    max_prompt_tokens: _RowTokens = 256
     """Rows with a longer prompt are left out and counted."""
-    max_new_tokens: int = Field(256, ge=1)
+    max_new_tokens: _RowTokens = 256
     """Longest response, sampled or from the dataset (longer ones are cut)."""
     dtype: DType = "bfloat16"
-    activation_checkpointing: bool = False
-    micro_batch_tokens: int = Field(8192, ge=16)
+    activation_checkpointing: Flag = False
+    micro_batch_tokens: Annotated[int, Whole(16, 1 << 24)] = 8192
     """Tokens of one forward pass of one rank, prompts and responses together; what memory allows."""
-    decode_batch_rows: int = Field(64, ge=1)
+    decode_batch_rows: Annotated[int, Whole(1, 1 << 16)] = 64
     """Rows one rank decodes at the same time."""
     decode_dtype: DType | None = None
     """Number format of the weights while sampling; the training dtype when left out."""
-    eval_every: int | None = Field(None, ge=1)
+    eval_every: Steps | None = None
     """Steps between dev evaluations; a tenth of `max_steps` when left out."""
-    save_every: int | None = Field(None, ge=1)
+    save_every: Steps | None = None
     """Steps between checkpoints; a tenth of `max_steps` when left out."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: Annotated[int, Whole(1, 1000)] = 2
     """Newest checkpoints kept besides the best."""
     student_sft: SftPhase | None = SftPhase()
     """Starting point of the student; null starts from its weights as they are, and so do `sft` and, unless it is
     given, `seqkd`."""
     teacher_sft: SftPhase | None = None
     """Fine-tunes the teacher first; null uses it as it is."""
-
-    @field_validator("betas")
-    @classmethod
-    def _betas(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in value):
-            raise ValueError("both betas must be at least 0 and below 1")
-        return value
 
     @property
     def evaluation_interval(self) -> int:
@@ -78,22 +76,22 @@ class TrainingSpec(Strict):
 class GuardSpec(Strict):
     """When a run is no longer worth its time: see docs/algorithm.md, Guards."""
 
-    enabled: bool = True
-    min_effective_sample_size: float = Field(0.05, ge=0, le=1)
+    enabled: Flag = True
+    min_effective_sample_size: Annotated[float, Real(ge=0, le=1)] = 0.05
     """Smallest (sum w)^2 / (n sum w^2) of the importance weights over a round."""
-    max_length_drift: float = Field(4.0, gt=1)
+    max_length_drift: Annotated[float, Real(gt=1, le=1e6)] = 4.0
     """Largest factor, up or down, between the mean response length and that of the first round."""
-    max_repetition: float = Field(0.5, gt=0, le=1)
+    max_repetition: Annotated[float, Real(gt=0, le=1)] = 0.5
     """Largest rise in the share of repeated 4-grams within responses over the first round."""
-    patience: int = Field(3, ge=1)
+    patience: Annotated[int, Whole(1, 10_000_000)] = 3
     """Rounds in a row past a limit before the run ends as `loss_diverged`."""
 
 
 class ResourceSpec(Strict):
-    gpus: int = Field(1, ge=0, le=1024)
+    gpus: Annotated[int, Whole(0, 1024)] = 1
     """Ranks, one accelerator each; where the worker has none, as many ranks share the CPU (0 counts as 1)."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    cpu_offload: bool = False
+    zero_stage: Annotated[int, Whole(0, 3)] = 1
+    cpu_offload: Flag = False
     """Keeps optimizer states (and, at stage 3, parameters) in main memory."""
 
     @property
@@ -102,8 +100,8 @@ class ResourceSpec(Strict):
 
 
 class SchedulingSpec(Strict):
-    priority: int = Field(0, ge=-100, le=100)
+    priority: Annotated[int, Whole(-100, 100)] = 0
     """Higher runs first."""
-    max_runtime_seconds: int | None = Field(None, ge=1)
+    max_runtime_seconds: Annotated[int, Whole(1, MAX_RUNTIME_SECONDS)] | None = None
     """Wall-clock limit over all attempts, from the first start; the job then ends as `expired`."""
-    max_attempts: int = Field(3, ge=1, le=100)
+    max_attempts: Annotated[int, Whole(1, 100)] = 3

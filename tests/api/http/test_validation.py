@@ -43,7 +43,7 @@ def test_pointer_escapes() -> None:
         ({"student": {"prune_teacher": {"layers": [1, "x"]}}}, {"/student/prune_teacher/layers": "invalid_value",
                                                               "/student/prune_teacher/layers/1": "invalid_value"}),
         ({"student": {}}, {"/student": "invalid_value"}),
-        ({"training": {"betas": [0.9, 2]}}, {"/training/betas": "invalid_value"}),
+        ({"training": {"betas": [0.9, 2]}}, {"/training/betas/1": "invalid_value"}),
         ({"training": {"rows_per_step": 7}}, {"/method/rollouts_per_round": "invalid_value"}),
         ({"dataset": {}}, {"/dataset/file": "missing_field"}),
         ({"teacher": None}, {"/teacher": "invalid_value"}),
