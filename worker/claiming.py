@@ -97,7 +97,10 @@ class ClaimLoop:
                 return claim(session, self._worker_id, socket.gethostname(), os.getpid(), self._settings.lease_seconds)
         except SQLAlchemyError as error:
             logger.warning("looking for work failed: %s", type(error).__name__)
-            return None
+        except Exception:
+            # Whatever stands in a row, the next look for work is a new one.
+            logger.exception("looking for work failed")
+        return None
 
     def _slot_problem(self) -> str | None:
         """Why the slot is dirty; the worker's row says so too, once for each change."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import re
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import JSON, DateTime, Dialect, String
 from sqlalchemy.types import TypeDecorator
@@ -52,7 +52,10 @@ class Key(TypeDecorator[str]):
 
 
 class Word(TypeDecorator[E]):
-    """A member of a StrEnum, kept as its text: a new member needs no migration."""
+    """A member of a StrEnum, kept as its text: a new member needs no migration.
+
+    A word of another release is read as the text that it is, and equals no member.
+    """
 
     impl = String(32)
     cache_ok = True
@@ -60,9 +63,12 @@ class Word(TypeDecorator[E]):
     def __init__(self, members: type[E]) -> None:
         super().__init__()
         self.members = members
+        self._words = {str(member): member for member in members}
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         return None if value is None else str(self.members(value))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
-        return None if value is None else self.members(value)
+        if value is None or value not in self._words:
+            return cast("E | None", value)
+        return self._words[value]

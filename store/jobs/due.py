@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 
 from minillm_core.spec import Failure, FailureCategory, TrainerEvent
 from store.db.clock import database_now
@@ -17,7 +18,7 @@ from store.db.database import DATABASE_AWAY
 from store.db.tables import Attempt, Checkpoint, File, IdempotencyKey, Job
 from store.files import FileRepository
 from store.jobs import retention
-from store.jobs.endings import RetryPolicy, cancel_finally, end_lost, fail, resume_if_wanted
+from store.jobs.endings import RetryPolicy, cancel_finally, end_lost, fail, give_up, resume_if_wanted
 from store.jobs.recording import record_events
 from store.jobs.transitions import apply
 from store.jobs.vocabulary import ALIVE, HELD, Cause, JobState
@@ -93,15 +94,15 @@ def sweep(
     now = database_now(session)
     done = Sweep()
     if recover_leases:
-        for job in _due(session, and_(Job.state.in_(HELD), Job.lease_expires_at <= now)):
-            _handle(session, job, done, lambda job: _lease_expired(session, job, policy, folders))
+        for job_id in _due(session, and_(Job.state.in_(HELD), Job.lease_expires_at <= now)):
+            _handle(session, job_id, done, lambda job: _lease_expired(session, job, policy, folders))
     grace = dt.timedelta(seconds=cancel_grace_seconds)
-    for job in _due(session, and_(Job.state == JobState.CANCELLING, Job.desired_at <= now - grace)):
-        _handle(session, job, done, lambda job: _cancel_overdue(session, job, folders))
+    for job_id in _due(session, and_(Job.state == JobState.CANCELLING, Job.desired_at <= now - grace)):
+        _handle(session, job_id, done, lambda job: _cancel_overdue(session, job, folders))
     # A holder watches the deadline itself and writes a last checkpoint: it has the same grace for that.
     overdue = and_(Job.deadline_at <= now, or_(Job.state.not_in(HELD), Job.deadline_at <= now - grace))
-    for job in _due(session, and_(Job.state.in_(ALIVE), overdue)):
-        _handle(session, job, done, lambda job: _expire(session, job, folders))
+    for job_id in _due(session, and_(Job.state.in_(ALIVE), overdue)):
+        _handle(session, job_id, done, lambda job: _expire(session, job, folders))
     done.wake = _to_wake(session, now, wake_seconds)
     _collect_deletions(session, now, done)
     return done
@@ -123,27 +124,22 @@ def sweep_with(
 
 def _due(
     session: Session, condition: ColumnElement[bool], first: Sequence[Any] = (Job.id,), limit: int = _BATCH
-) -> list[Job]:
-    statement = (
-        select(Job)
-        .where(condition)
-        .order_by(*first)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .execution_options(populate_existing=True)
-    )
+) -> list[str]:
+    statement = select(Job.id).where(condition).order_by(*first).limit(limit).with_for_update(skip_locked=True)
     return list(session.scalars(statement))
 
 
-def _handle(session: Session, job: Job, done: Sweep, change: Callable[[Job], None]) -> None:
+def _handle(session: Session, job_id: str, done: Sweep, change: Callable[[Job], None]) -> None:
     """Change one job in a savepoint: what goes wrong with it must not keep a sweep from the others."""
     try:
         with session.begin_nested():
+            job = session.get_one(Job, job_id, populate_existing=True)
             change(job)
-    except DATABASE_AWAY:
+    except (*DATABASE_AWAY, StaleDataError):
         raise  # it is not the job's fault
-    except Exception:
-        logger.exception("%s: the sweep cannot deal with it", job.id)
+    except Exception as error:
+        logger.exception("%s: the sweep cannot deal with it", job_id)
+        give_up(session, job_id, error)
     else:
         _note(done, job)
 
@@ -223,12 +219,9 @@ def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[st
     jobs = _due(session, due, first, min(idle, _BATCH))
     # Not through the ORM: nothing that a client sees changes, so the versions stay.
     session.execute(
-        update(Job)
-        .where(Job.id.in_([job.id for job in jobs]))
-        .values(dispatched_at=now)
-        .execution_options(synchronize_session=False)
+        update(Job).where(Job.id.in_(jobs)).values(dispatched_at=now).execution_options(synchronize_session=False)
     )
-    return [job.id for job in jobs]
+    return jobs
 
 
 def _collect_deletions(session: Session, now: dt.datetime, done: Sweep) -> None:

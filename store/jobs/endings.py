@@ -5,14 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import hashlib
+import logging
 from dataclasses import dataclass
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm.util import identity_key
 
 from minillm_core.spec import Failure, FailureCategory, Manifest
 from store.bytes.model_folders import ModelDescription
 from store.db.clock import database_now
+from store.db.database import DATABASE_AWAY
 from store.db.errors import UnverifiedStudent
 from store.db.ids import new_id
 from store.db.printable import log_tail, printable, printable_data
@@ -21,6 +24,8 @@ from store.jobs import retention
 from store.jobs.transitions import apply
 from store.jobs.vocabulary import AttemptState, Cause, DesiredState, JobState
 from store.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,44 @@ def end_lost(session: Session, attempt: Attempt, failure: Failure, log: bytes | 
     _end(session, attempt, AttemptState.LOST, Outcome.failed(failure))
     attempt.failure = _failure(failure, attempt)
     attempt.log_tail = log_tail(log) if log is not None else None
+
+
+def give_up(session: Session, job_id: str, error: Exception) -> None:
+    """Fail a job whose row cannot be worked with, so that it stops neither those who claim nor those who sweep.
+
+    Such a row is of another release, or damaged. Nothing of it is read but what a change of its state needs; where
+    even that cannot be done it is logged, and the row stays as it is. Raises an error of ``DATABASE_AWAY``.
+    """
+    try:
+        with session.begin_nested():
+            _give_up(session, job_id, error)
+    except DATABASE_AWAY:
+        raise
+    except Exception:
+        logger.exception("%s: the job cannot be failed either", job_id)
+
+
+def _give_up(session: Session, job_id: str, error: Exception) -> None:
+    if (loaded := session.identity_map.get(identity_key(Job, job_id))) is not None:
+        session.expunge(loaded)
+    needed = load_only(Job.id, Job.state, Job.attempt, Job.fence, Job.event_seq, Job.version)
+    job = session.scalars(select(Job).where(Job.id == job_id).options(needed)).one()
+    message = f"This release cannot work with what is stored of the job ({type(error).__name__}): submit it again"
+    failure = Failure(code="job_unreadable", category=FailureCategory.SYSTEM, message=message)
+    job.fence += 1
+    now = database_now(session)
+    ended = {"state": AttemptState.LOST, "ended_at": now, "failure": failure.model_dump(mode="json")}
+    active = (Attempt.job_id == job_id, Attempt.state == AttemptState.ACTIVE)
+    session.execute(update(Attempt).where(*active).values(ended).execution_options(synchronize_session=False))
+    if job.state is JobState.QUEUED:
+        apply(session, job, Cause.CLAIM)
+    job.failure = failure.model_dump(mode="json")
+    if job.state is JobState.CANCELLING:
+        apply(session, job, Cause.CANCEL_GRACE_ELAPSED, message=message)
+    elif job.state is JobState.PAUSED:
+        apply(session, job, Cause.DEADLINE, message=message)
+    else:
+        apply(session, job, Cause.SYSTEM_ERROR, message=message)
 
 
 def _succeed(session: Session, job: Job, attempt: Attempt, student: Student, outcome: Outcome) -> None:

@@ -8,24 +8,29 @@ own process group. Leases are judged by the database's clock alone.
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 
 from minillm_core.spec import TrainerEvent
 from store.db.clock import database_now
+from store.db.database import DATABASE_AWAY
 from store.db.errors import NotFound, StaleAttempt
 from store.db.ids import new_id
 from store.db.tables import Attempt, Checkpoint, Job, Worker
 from store.jobs import retention
 from store.jobs.endings import Outcome as Outcome
-from store.jobs.endings import RetryPolicy, settle
+from store.jobs.endings import RetryPolicy, give_up, settle
 from store.jobs.endings import Student as Student
 from store.jobs.recording import record_events
 from store.jobs.transitions import add_event, apply, lock
 from store.jobs.vocabulary import HELD, AttemptState, Cause, DesiredState, JobState, Keep
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,25 +96,41 @@ def claim(
     Jobs whose backoff has not passed are left alone. Returns None where there is nothing to take
     or where the worker, if it is registered, drains or has a dirty slot. ``pid`` is the
     supervisor's. Needs a write session; the claim holds once the transaction is committed.
+
+    A job whose row cannot be worked with, whatever is wrong in it, is failed, and the next one taken.
     """
     worker = session.get(Worker, worker_id)
     if worker is not None and (worker.draining or worker.slot_dirty is not None):
         return None
     now = database_now(session)
     candidate = (
-        select(Job)
+        select(Job.id)
         .where(Job.state == JobState.QUEUED, Job.deleting.is_(False))
         .where(or_(Job.not_before.is_(None), Job.not_before <= now))
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
-        .execution_options(populate_existing=True)
     )
     if job_id is not None:
         candidate = candidate.where(Job.id == job_id)
-    job = session.scalar(candidate)
-    if job is None:
-        return None
+    passed_over: list[str] = []
+    while (found := session.scalar(candidate.where(Job.id.not_in(passed_over)))) is not None:
+        try:
+            with session.begin_nested():
+                return _take(session, found, worker_id, host, pid, lease_seconds, now)
+        except (*DATABASE_AWAY, StaleDataError):
+            raise  # it is not the job's fault
+        except Exception as error:
+            logger.exception("%s: the job cannot be started", found)
+            give_up(session, found, error)
+            passed_over.append(found)
+    return None
+
+
+def _take(
+    session: Session, job_id: str, worker_id: str, host: str, pid: int, lease_seconds: float, now: dt.datetime
+) -> Claim:
+    job = session.get_one(Job, job_id, populate_existing=True)
     # The flush inside apply() is UPDATE ... WHERE id = ? AND version = ?, so even without the row
     # lock (SQLite has none) two claims of one version cannot both succeed.
     job.attempt += 1

@@ -393,7 +393,7 @@ class TestSweep:
 
     def test_what_no_database_takes_does_not_hold_a_sweep_up(self, database: Database) -> None:
         job_id, _ = running(database)
-        left = LostRun(events=[scenes.checkpoint(3, 1, bytes=1 << 80)])
+        left = LostRun(events=[scenes.checkpoint(3, 1).model_copy(update={"bytes": 1 << 80})])
         assert later(database, job_id, 31, folders=left).requeued == [job_id]
         assert attempts(database, job_id)[0].recorded_seq == 2
 
