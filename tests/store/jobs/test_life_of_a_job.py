@@ -588,8 +588,9 @@ class TestWishes:
         with database.write() as session:
             assert renew(session, taken, 30).state is DesiredState.PAUSE
         assert end(database, taken, Outcome.stopped(exit_code=75)) is S.QUEUED
+        again = take(database, job_id)
         with database.write() as session:
-            assert renew(session, take(database, job_id), 30).state is DesiredState.RUN
+            assert renew(session, again, 30).state is DesiredState.RUN
 
     def test_a_pause_that_could_not_save_says_so(self, database: Database) -> None:
         job_id, taken = running(database)
