@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minillm_core.data.corpus import CORPUS_BLOCK_TOKENS, load_corpus
 from minillm_core.data.dataset import Dataset, load_dataset
@@ -22,7 +22,14 @@ from minillm_core.models.families import (
     disable_dropout,
     enable_activation_checkpointing,
 )
-from minillm_core.models.loading import check_same_tokenizer, load_causal_lm, load_tokenizer, resolve, shared_vocab
+from minillm_core.models.loading import (
+    check_same_tokenizer,
+    load_causal_lm,
+    load_tokenizer,
+    read_config,
+    resolve,
+    shared_vocab,
+)
 from minillm_core.models.lora import add_lora, merge_adapter
 from minillm_core.models.pruning import prune_layers
 from minillm_core.spec import JobSpec, Phase, RunContext
@@ -60,6 +67,9 @@ def prepare(
     progress.enter(Phase.VALIDATING)
     training = job.training
     teacher_folder = folder(job.teacher.model, job.teacher.revision, "/teacher/model")
+    adapter_folder = None
+    if job.teacher.adapter is not None:
+        adapter_folder = folder(job.teacher.adapter, None, "/teacher/adapter")
     tokenizer = load_tokenizer(teacher_folder, param="/teacher/model")
     student_folder = None
     if job.student.model is not None:
@@ -96,12 +106,14 @@ def prepare(
     teacher = load_causal_lm(
         teacher_folder, TORCH_DTYPES[fixed_dtype or training.dtype], ranks.device, param="/teacher/model"
     )
-    if job.teacher.adapter is not None:
-        teacher = merge_adapter(teacher, folder(job.teacher.adapter, None, "/teacher/adapter"))
+    if adapter_folder is not None:
+        teacher = merge_adapter(teacher, adapter_folder)
     disable_dropout(teacher)
     if training.teacher_sft is not None and training.activation_checkpointing:
         enable_activation_checkpointing(teacher)
-    student_config = teacher.config if student_folder is None else AutoConfig.from_pretrained(student_folder)
+    student_config = teacher.config
+    if student_folder is not None:
+        student_config = read_config(student_folder, param="/student/model")
     for name, config in (("teacher", teacher.config), ("student", student_config)):
         _check_context(job, name, context_length(config))
     corpus = None

@@ -17,9 +17,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
-FAMILIES = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-"""``model_type`` of each family whose head, masks and layers are tested to be reproduced exactly."""
-
 _DROPOUT_ATTRIBUTES = (
     "dropout",
     "attn_dropout",

@@ -1,15 +1,17 @@
 """Where a model reference leads, and how its folder becomes a model.
 
 Only safetensors and JSON are read and no code from a model folder ever runs: a model with its own
-code is refused by name, not ignored.
+code is refused by name, not ignored. What can be seen without torch is looked at by
+:mod:`minillm_core.spec.model_folder`, as the service does before it takes a job.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -21,14 +23,28 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from minillm_core.errors import UserError
-from minillm_core.models.families import FAMILIES
 from minillm_core.spec import RunContext
+from minillm_core.spec.model_folder import UNREADABLE, Inspection, inspect_adapter, inspect_model
 
 HUB_TIMEOUT_SECONDS = 10.0
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model"]
 _HUB_IGNORED = ["*/*", "consolidated*"]
+# What configs of older releases say in place of a field that the family has now.
+_OLDER_FIELDS = frozenset(
+    {
+        "torch_dtype",
+        "rope_theta",
+        "rope_scaling",
+        "rope_local_base_freq",
+        "partial_rotary_factor",
+        "original_max_position_embeddings",
+        "sliding_window_pattern",
+        "_sliding_window_pattern",
+    }
+)
 _PROBES = (
     "The quick brown fox, 12345 times; isn't it?\n\n\tdef f(x): return x ** 2",
     "Straße, naïve café, Ελλάδα, 東京, 🙂  two  spaces",
@@ -43,8 +59,20 @@ def resolve(
     ``path:`` and ``model_`` are looked up in ``context.models``; without an entry a ``path:`` is
     tried against the current folder and ``run_dir``. Raises UserError ``model_not_found`` (no such
     folder) or ``model_unavailable`` (the hub does not answer or refuses; within seconds, never a
-    hang; retryable where waiting may help).
+    hang; retryable where waiting may help), and as :func:`check_model` or, where ``param`` is of an
+    adapter, :func:`check_adapter`.
     """
+    folder = _locate(reference, revision, context, run_dir, param)
+    root = None
+    if reference.startswith("hub:"):
+        root = folder.parent.parent  # Its files are links to where the cache keeps them.
+    elif reference in context.models:
+        root = folder.parent
+    (check_adapter if param.endswith("/adapter") else check_model)(folder, root, param=param)
+    return folder
+
+
+def _locate(reference: str, revision: str | None, context: RunContext, run_dir: Path, param: str) -> Path:
     if reference in context.models:
         candidates = [Path(context.models[reference])]
     elif reference.startswith("path:"):
@@ -54,13 +82,12 @@ def resolve(
         return _download(reference.removeprefix("hub:"), revision, context, param)
     else:
         candidates = []
-    for folder in candidates:
-        if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+    # By hand the current folder may have one of that name by chance.
+    for folder in sorted(candidates, key=lambda folder: not (folder / "config.json").exists()):
+        if folder.is_dir():
             return folder.resolve()
     tried = ", ".join(map(str, candidates)) or "nothing: this machine has no entry for it"
-    raise UserError(
-        "model_not_found", f"{reference} is no model folder with a config.json (tried {tried})", param=param
-    )
+    raise UserError("model_not_found", f"{reference} is no folder on this machine (tried {tried})", param=param)
 
 
 def _download(repository: str, revision: str | None, context: RunContext, param: str) -> Path:
@@ -104,49 +131,47 @@ def _download(repository: str, revision: str | None, context: RunContext, param:
     return Path(folder)
 
 
-def read_config(path: Path, *, param: str = "/teacher/model") -> dict[str, Any]:
-    """The folder's config.json, checked to be a causal language model that this trainer knows.
+def check_model(path: Path, root: Path | None = None, *, param: str = "/teacher/model") -> None:
+    """Raise UserError with the code of what stands first against using the folder as a model, and all reasons.
 
-    Raises UserError ``model_not_found``, ``not_a_causal_lm`` or ``unsupported_model``.
+    Files that are links are read only as far as they lie under ``root``, where it is given.
     """
+    _check(inspect_model, path, root, param)
+
+
+def check_adapter(path: Path, root: Path | None = None, *, param: str = "/teacher/adapter") -> None:
+    """The same for the folder of an adapter."""
+    _check(inspect_adapter, path, root, param)
+
+
+def _check(inspect: Callable[[Path, Path | None], Inspection], path: Path, root: Path | None, param: str) -> None:
+    found = inspect(path, root)
+    if found.problems:
+        raise UserError(found.problems[0].code, f"{path.name}: {found.told}", param=param)
+
+
+def read_config(path: Path, *, param: str = "/teacher/model") -> PreTrainedConfig:
+    """The config of a folder that :func:`check_model` accepts, with what its family knows and nothing else.
+
+    Raises UserError ``unsupported_model`` where the family does not take the values.
+    """
+    content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    kind = CONFIG_MAPPING[content["model_type"]]
+    known = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map) | _OLDER_FIELDS
     try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError("model_not_found", f"{path} has no readable config.json: {error}", param=param) from error
-    if not isinstance(config, dict):
-        raise UserError("model_not_found", f"{path / 'config.json'} is not a JSON object", param=param)
-    if config.get("auto_map"):
-        raise UserError(
-            "unsupported_model", "the model brings its own code (auto_map), which is never run", param=param
-        )
-    architectures = config.get("architectures") or []
-    if config.get("is_encoder_decoder") or not any(
-        str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures
-    ):
-        named = ", ".join(map(str, architectures)) or "none"
-        raise UserError("not_a_causal_lm", f"not a causal language model (architectures: {named})", param=param)
-    if config.get("model_type") not in FAMILIES:
-        raise UserError(
-            "unsupported_model",
-            f"models of type {config.get('model_type')} are not supported; these are: {', '.join(FAMILIES)}",
-            param=param,
-        )
-    if config.get("quantization_config"):
-        raise UserError(
-            "unsupported_model", "quantised weights cannot be trained on: use the model's full weights", param=param
-        )
-    return config
+        return kind.from_dict({name: value for name, value in content.items() if name in known})
+    except Exception as error:
+        # Every field has a type of its own, and several libraries judge it.
+        raise UserError("unsupported_model", f"{path.name}: config.json: {error}", param=param) from error
 
 
 def load_tokenizer(path: Path, *, param: str = "/teacher/model") -> PreTrainedTokenizerBase:
-    """The folder's tokenizer. Raises UserError ``model_not_found`` when there is none that can be read."""
+    """The folder's tokenizer. Raises UserError ``model_unreadable`` when there is none that can be read."""
     try:
-        settings = path / "tokenizer_config.json"
-        if settings.is_file() and json.loads(settings.read_text()).get("auto_map"):
-            raise UserError("unsupported_model", "the tokenizer brings its own code (auto_map)", param=param)
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError("model_not_found", f"{path} has no readable tokenizer: {error}", param=param) from error
+    except Exception as error:
+        # Three libraries read it, each with errors of its own.
+        raise UserError(UNREADABLE, f"{path.name} has no readable tokenizer: {error}", param=param) from error
 
 
 def load_causal_lm(
@@ -155,18 +180,16 @@ def load_causal_lm(
     """The folder's model in evaluation mode, parameters in ``dtype``.
 
     Attention is ``sdpa``, or ``eager`` where the family caps its attention scores. Raises UserError
-    as :func:`read_config`, and ``unsupported_model`` when the weights are not safetensors or do not
+    as :func:`check_model` and :func:`read_config`, and ``unsupported_model`` when the weights do not
     fill the model: what is missing would otherwise be random numbers.
     """
+    check_model(path, param=param)
     config = read_config(path, param=param)
-    if not any(path.glob("*.safetensors")):
-        raise UserError(
-            "unsupported_model", "the model has no safetensors weights; pickled ones are not read", param=param
-        )
-    attention = "eager" if config.get("attn_logit_softcapping") is not None else "sdpa"
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) is not None else "sdpa"
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             str(path),
+            config=config,
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
@@ -174,8 +197,10 @@ def load_causal_lm(
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UserError("unsupported_model", f"{path} cannot be loaded: {error}", param=param) from error
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        raise UserError("unsupported_model", f"{path.name} cannot be loaded: {error}", param=param) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -11,6 +10,7 @@ from peft.utils import ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
 from minillm_core.errors import UserError
+from minillm_core.models.loading import check_adapter
 from minillm_core.spec import LoraSpec
 
 _ADAPTED = (BaseTunerLayer, ModulesToSaveWrapper)
@@ -54,22 +54,15 @@ def merge_lora(model: PeftModel) -> PreTrainedModel:
 def merge_adapter(model: PreTrainedModel, folder: Path, *, param: str = "/teacher/adapter") -> PreTrainedModel:
     """The model with the adapter of ``folder`` merged into it, in place.
 
-    Raises UserError ``adapter_invalid`` when the folder holds no LoRA adapter in safetensors the
-    adapter is of another model, or it adapts an embedding tied to the head.
+    Raises UserError as :func:`minillm_core.models.loading.check_adapter`, and ``adapter_invalid`` when the
+    adapter is of another model or adapts an embedding tied to the head.
     """
-    try:
-        kind = json.loads((folder / "adapter_config.json").read_text()).get("peft_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError("adapter_invalid", f"{folder} has no readable adapter_config.json", param=param) from error
-    if kind != "LORA":
-        raise UserError("adapter_invalid", f"the adapter is of type {kind}; only LORA is merged", param=param)
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError("adapter_invalid", f"{folder} has no adapter_model.safetensors", param=param)
+    check_adapter(folder, param=param)
     try:
         adapted = PeftModel.from_pretrained(
             model, str(folder), is_trainable=False, autocast_adapter_dtype=False, local_files_only=True
         )
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         raise UserError("adapter_invalid", f"the adapter does not fit the teacher: {error}", param=param) from error
     if _adapts_tied(model):
         raise UserError(

@@ -70,6 +70,17 @@ def test_every_family_loads_as_it_was(family: str, tmp_path: Path) -> None:
     assert torch.equal(logits(load_causal_lm(exported.path, torch.float32)), logits(model))
 
 
+def test_nothing_of_the_sources_config_asks_for_anything(tmp_path: Path) -> None:
+    source = write_tiny_model(tmp_path / "teacher")
+    plain = export(tmp_path / "plain", load_causal_lm(source, torch.float32), source).path / "config.json"
+    config = json.loads((source / "config.json").read_text())
+    asked = {"_attn_implementation": "eager", "attn_implementation": "sdpa", "_experts_implementation": "eager"}
+    more = {"use_kernels": False, "auto_map": {}, "transformers_weights": "a.safetensors", "nobody_knows": {"a": 1}}
+    (source / "config.json").write_text(json.dumps({**config, **asked, **more}))
+    exported = export(tmp_path / "student", load_causal_lm(source, torch.float32), source).path / "config.json"
+    assert json.loads(exported.read_text()) == json.loads(plain.read_text())
+
+
 def test_folder_is_committed(tmp_path: Path) -> None:
     source = write_tiny_model(tmp_path / "teacher")
     model = load_causal_lm(source, torch.float32)

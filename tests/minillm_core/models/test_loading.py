@@ -146,10 +146,10 @@ class TestLoad:
         folder = changed(tmp_path / "m", tiny)
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1000])
-        with pytest.raises(UserError, match="cannot be loaded"):
+        with pytest.raises(UserError, match="cut short"):
             load_causal_lm(folder, torch.float32)
         weights.rename(folder / "pytorch_model.bin")
-        with pytest.raises(UserError, match="no safetensors"):
+        with pytest.raises(UserError, match="pickled"):
             load_causal_lm(folder, torch.float32)
 
     def test_no_config_no_tokenizer(self, tiny: Path, tmp_path: Path) -> None:
@@ -158,11 +158,33 @@ class TestLoad:
         with pytest.raises(UserError, match="no readable tokenizer"):
             load_tokenizer(folder)
         (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["evil.T", null]}}')
-        with pytest.raises(UserError, match="own code"):
-            load_tokenizer(folder)
+        with pytest.raises(UserError, match="code of its own"):
+            resolve(f"path:{folder}", None, RunContext(), tmp_path)
         (folder / "config.json").write_text("[]")
         with pytest.raises(UserError, match="not a JSON object"):
             load_causal_lm(folder, torch.float32)
+
+    def test_only_what_the_family_knows_is_taken(self, tiny: Path, tmp_path: Path) -> None:
+        plain = load_causal_lm(tiny, torch.float32).config.to_dict()
+        del plain["_name_or_path"]
+        asked = {
+            "_attn_implementation": "flash_attention_2",
+            "_attn_implementation_internal": "eager",
+            "attn_implementation": "eager",
+            "transformers_weights": "other.safetensors",
+            "extra_files": ["../x.safetensors"],
+            "per_layer_config": {"0": {"hidden_size": 8}},
+            "nobody_knows": [1],
+        }
+        model = load_causal_lm(changed(tmp_path / "m", tiny, **asked), torch.float32)
+        assert model.config._attn_implementation == "sdpa"
+        assert {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"} == plain
+
+    @pytest.mark.parametrize("config", [{"rms_norm_eps": "small"}, {"hidden_act": 5}, {"rope_parameters": [1]}])
+    def test_values_that_the_family_does_not_take(self, config: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
+        with pytest.raises(UserError) as caught:
+            load_causal_lm(changed(tmp_path / "m", tiny, **config), torch.float32)
+        assert caught.value.code == "unsupported_model"
 
 
 class TestTokenizers:
