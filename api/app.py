@@ -16,7 +16,6 @@ from starlette.middleware import Middleware
 from api.artifacts.endpoints import router as artifacts
 from api.auth import Authenticator
 from api.checkpoints.endpoints import router as checkpoints
-from api.deps import Services
 from api.files.endpoints import router as files
 from api.health.endpoints import router as health
 from api.health.metrics import JobCollector
@@ -31,11 +30,8 @@ from api.http.parameters import only_known_parameters
 from api.jobs.endpoints import router as jobs
 from api.keys.endpoints import router as keys
 from api.models.endpoints import router as models
-from api.models.registry import Registry
+from api.services import Services
 from api.workers.endpoints import router as workers
-from store.broker import make_celery
-from store.bytes.blobs import LocalBlobs
-from store.db.database import Database
 from store.settings import Settings
 
 # A job is a page of JSON; a fork's overrides too. Files have their own limit.
@@ -44,25 +40,15 @@ MAX_BODY_BYTES = 1 << 20
 
 def create_app(settings: Settings) -> FastAPI:
     """The API over the store that `settings` name. Connects to nothing until the first request."""
-    database = Database(settings.database_url, connections=settings.threads, wait_seconds=settings.pool_timeout_seconds)
-    services = Services(
-        settings=settings,
-        database=database,
-        celery=make_celery(settings),
-        blobs=LocalBlobs(settings.files_dir),
-        registry=Registry(database, settings.models_dir),
-        write_turns=anyio.CapacityLimiter(settings.threads // 2),
-        upload_turns=anyio.CapacityLimiter(max(1, settings.threads // 8)),
-    )
+    services = Services.of(settings)
     registry = CollectorRegistry()
-    registry.register(JobCollector(database))
+    registry.register(JobCollector(services.database))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         yield
-        services.celery.close()
-        database.dispose()
+        services.close()
 
     app = FastAPI(
         title="MiniLLM distillation service",
@@ -78,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(MetricsMiddleware, metrics=RequestMetrics(registry)),
             Middleware(
                 AuthenticationMiddleware,
-                authenticate=Authenticator(settings, database),
+                authenticate=Authenticator(settings, services.database),
                 hosts=AllowedHosts(settings.allowed_hosts),
             ),
             Middleware(

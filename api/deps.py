@@ -1,4 +1,4 @@
-"""What endpoints are given: the app's services, and one database session a request.
+"""What endpoints are given: the app's services, one database session a request, and the job of the path.
 
 A session is opened, used and ended in the one thread that its endpoint runs in (:class:`TransactionRoute`). So no
 request holds a connection while it waits for a thread, or one connection while it waits for another; and what is
@@ -13,52 +13,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import anyio
-from celery import Celery
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from sqlalchemy.orm import Session
 
-from api.models.registry import Registry
-from store.broker import wake
-from store.bytes.blobs import BlobStore
-from store.db.database import Database
-from store.settings import Settings
-
-_WAKES = "wake_after_commit"
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What one app is made of; kept at `app.state.services`."""
-
-    settings: Settings
-    database: Database
-    celery: Celery
-    blobs: BlobStore
-    registry: Registry
-    write_turns: anyio.CapacityLimiter
-    upload_turns: anyio.CapacityLimiter
-
-    @contextlib.contextmanager
-    def write(self) -> Iterator[Session]:
-        """A transaction that commits at the end of the block, and only then announces queued jobs."""
-        with self.database.write() as session:
-            session.info[_WAKES] = []
-            yield session
-        for job_id in session.info[_WAKES]:
-            # Says nothing and raises nothing when the broker is down: workers poll, and the sweeper repeats it.
-            wake(self.celery, job_id)
-
-
-def wake_after_commit(session: Session, job_id: str) -> None:
-    """Announce the job to the workers once this write session has committed."""
-    session.info[_WAKES].append(job_id)
+from api.auth import CallerDep
+from api.services import Services
+from store.db.errors import NotFound
+from store.db.tables import Job
+from store.jobs.repository import JobRepository
 
 
 async def services(request: Request) -> Services:
@@ -80,7 +48,7 @@ async def read_session(services: ServicesDep) -> _Opens:
     return _Opens(services.database.read)
 
 
-async def write_turn(services: ServicesDep) -> AsyncIterator[None]:
+async def _write_turn(services: ServicesDep) -> AsyncIterator[None]:
     async with services.write_turns:
         yield
 
@@ -90,18 +58,41 @@ async def _upload_turn(services: ServicesDep) -> AsyncIterator[None]:
         yield
 
 
-async def write_session(services: ServicesDep, turn: Annotated[None, Depends(write_turn, scope="function")]) -> _Opens:
+WriteTurn = Depends(_write_turn, scope="function")
+"""For an endpoint that reads and checks first, and opens `services.write()` itself for the short part that writes."""
+
+UploadTurn = Depends(_upload_turn, scope="function")
+"""For an endpoint that reads a file of any size before it writes: its turns are few, and nobody else's."""
+
+
+async def write_session(services: ServicesDep, turn: Annotated[None, WriteTurn]) -> _Opens:
     return _Opens(services.write)
 
 
 ReadSession = Annotated[Session, Depends(read_session)]
 WriteSession = Annotated[Session, Depends(write_session)]
-WriteTurn = Depends(write_turn, scope="function")
-"""For an endpoint that reads and checks first, and opens `services.write()` itself for the short part that writes."""
 
 
-UploadTurn = Depends(_upload_turn, scope="function")
-"""For an endpoint that reads a file of any size before it writes: its turns are few, and nobody else's."""
+@dataclass(frozen=True, slots=True)
+class _JobOfPath:
+    """Stands for the caller's job until the endpoint's thread reads it, in the endpoint's own session."""
+
+    owner_id: str
+    job_id: str
+
+    def read(self, session: Session) -> Job:
+        job = JobRepository(session).get(self.owner_id, self.job_id)
+        if job.deleting:
+            raise NotFound("job", self.job_id)  # it is gone for its owner
+        return job
+
+
+async def _job_of_path(job_id: str, caller: CallerDep) -> _JobOfPath:
+    return _JobOfPath(caller.owner_id, job_id)
+
+
+JobDep = Annotated[Job, Depends(_job_of_path)]
+"""The job named by the path, of the caller: 404 where there is none. Its endpoint takes a session too."""
 
 
 class TransactionRoute(APIRoute):
@@ -120,9 +111,14 @@ def _within_its_session(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(endpoint)
     def run(**given: Any) -> Any:
         with contextlib.ExitStack() as stack:
+            session = None
             for name, value in given.items():
                 if isinstance(value, _Opens):
-                    given[name] = stack.enter_context(value.session())
+                    given[name] = session = stack.enter_context(value.session())
+            for name, value in given.items():
+                if isinstance(value, _JobOfPath):
+                    assert session is not None, f"{endpoint.__name__} takes a job and no session"
+                    given[name] = value.read(session)
             return endpoint(**given)
 
     return run

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.artifacts.schemas import ArtifactOut, ManifestFileOut
-from api.artifacts.service import student_file, student_of, student_tar
-from api.auth import CallerDep
-from api.deps import ReadSession, ServicesDep, TransactionRoute
-from api.http.conditional import none_match
+from api.artifacts import service
+from api.artifacts.schemas import ArtifactOut
+from api.deps import JobDep, ReadSession, ServicesDep, TransactionRoute
 from api.http.openapi import problems
-from api.jobs.service import live_job
+from api.http.ranges import Content, none_match, send, send_file
 
 router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["artifacts"])
 
@@ -31,9 +28,8 @@ router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["artifacts"
     summary="Get the manifest of a job's student, or all of it",
 )
 def artifacts_get(
-    job_id: str,
+    job: JobDep,
     request: Request,
-    caller: CallerDep,
     services: ServicesDep,
     session: ReadSession,
     format: Annotated[Literal["json", "tar"], Query(description="`tar`: every file, streamed.")] = "json",
@@ -42,25 +38,20 @@ def artifacts_get(
 
     The tar holds one folder named by the job; it is not compressed, and a `Range` of it goes on where one broke off.
     """
-    job = live_job(session, caller.owner_id, job_id)
-    student = student_of(job, services.settings)
+    student = service.student_of(job, services.settings)
     if format == "tar":
-        return student_tar(request, student)
+
+        def content() -> Content:
+            tar = service.tar_of(student)
+            return Content(tar.size, tar.read)
+
+        etag = f'"{student.manifest_sha256}.tar"'
+        return send(request, content, etag=etag, name=f"{job.id}.tar", media_type="application/x-tar")
     etag = f'"{student.manifest_sha256}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if none_match(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    out = ArtifactOut(
-        object="job.artifact",
-        job=job.id,
-        student_model=job.student_model_id,
-        bytes=sum(file.bytes for file in student.manifest.files),
-        parameters=job.student_parameters,
-        teacher_parameters=job.teacher_parameters,
-        manifest_sha256=student.manifest_sha256,
-        created_at=datetime.fromisoformat(student.manifest.created_at),
-        files=[ManifestFileOut(**file.model_dump()) for file in student.manifest.files],
-    )
+    out = ArtifactOut.model_validate(student)
     return Response(out.model_dump_json(), headers=headers, media_type="application/json")
 
 
@@ -75,12 +66,18 @@ def artifacts_get(
     response_class=Response,
     summary="Download a file of a job's student",
 )
-def artifacts_file(
-    job_id: str, name: str, request: Request, caller: CallerDep, services: ServicesDep, session: ReadSession
-) -> Response:
+def artifacts_file(job: JobDep, name: str, request: Request, services: ServicesDep, session: ReadSession) -> Response:
     """By its name in the manifest, or `manifest.json` itself, whose sha256 the manifest's own answer names.
 
     The ETag is the sha256; `Range` (one), `If-Range` and `If-None-Match` work.
     """
-    job = live_job(session, caller.owner_id, job_id)
-    return student_file(request, student_of(job, services.settings), name)
+    student = service.student_of(job, services.settings)
+    entry = student.file(name)
+    return send_file(
+        request,
+        student.path(entry),
+        sha256=entry.sha256,
+        size=entry.bytes,
+        name=entry.name.rsplit("/", 1)[-1],
+        media_type=service.media_type(entry),
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field
+
 from api.http.schema import Out
 
 
@@ -17,9 +19,9 @@ class ManifestFileOut(Out):
 class ArtifactOut(Out):
     """The finished student: what it consists of. Each file is at `files/{name}`, all of them at `?format=tar`."""
 
-    object: Literal["job.artifact"]
-    job: str
-    student_model: str | None
+    object: Literal["job.artifact"] = "job.artifact"
+    job: str = Field(validation_alias="job_id")
+    student_model: str | None = Field(validation_alias="model_id")
     bytes: int
     parameters: int | None
     teacher_parameters: int | None

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-
-from api.http.conditional import byte_range, none_match
-from api.http.downloads import content_disposition, file_response, read_chunks
 from api.http.problems import InProgress, NotFound
+from api.http.ranges import read_chunks
 from minillm_core.spec import MANIFEST_FILE, Manifest, ManifestFile
 from store.db.tables import Job
 from store.jobs.transitions import TERMINAL, JobState
 from store.settings import Settings
 
-_TAR = "application/x-tar"
 _MEDIA_TYPES = {".json": "application/json", ".md": "text/markdown", ".txt": "text/plain", ".jinja": "text/plain"}
 
 
 @dataclass(frozen=True)
 class Student:
     job_id: str
+    model_id: str | None
     folder: Path
     manifest: Manifest
     manifest_text: str
     manifest_sha256: str
+    parameters: int | None
+    teacher_parameters: int | None
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.manifest.files)
+
+    @property
+    def created_at(self) -> str:
+        return self.manifest.created_at
+
+    @property
+    def files(self) -> list[ManifestFile]:
+        return self.manifest.files
 
     def file(self, name: str) -> ManifestFile:
         """The manifest's entry of this exact name. Nothing else of a name ever reaches the file system."""
@@ -41,7 +51,7 @@ class Student:
     def all_files(self) -> list[ManifestFile]:
         """The files of the manifest, and the manifest itself, which is not in its own list."""
         size = len(self.manifest_text.encode())
-        return [*self.manifest.files, ManifestFile(name=MANIFEST_FILE, bytes=size, sha256=self.manifest_sha256)]
+        return [*self.files, ManifestFile(name=MANIFEST_FILE, bytes=size, sha256=self.manifest_sha256)]
 
     def path(self, entry: ManifestFile) -> Path:
         """Where the bytes lie. Raises NotFound where a link leads out of the student's folder."""
@@ -59,10 +69,13 @@ def student_of(job: Job, settings: Settings) -> Student:
         raise InProgress(f"The student is not finished yet: the job is {job.state}.", code="artifact_not_ready")
     return Student(
         job_id=job.id,
+        model_id=job.student_model_id,
         folder=settings.data_dir / job.student_path,
         manifest=Manifest.model_validate_json(job.student_manifest),
         manifest_text=job.student_manifest,
         manifest_sha256=job.student_manifest_sha256,
+        parameters=job.student_parameters,
+        teacher_parameters=job.teacher_parameters,
     )
 
 
@@ -74,25 +87,36 @@ _ENDINGS = {
 }
 
 
-def student_file(request: Request, student: Student, name: str) -> Response:
-    entry = student.file(name)
-    return file_response(
-        request,
-        student.path(entry),
-        sha256=entry.sha256,
-        size=entry.bytes,
-        name=entry.name.rsplit("/", 1)[-1],
-        media_type=_MEDIA_TYPES.get(Path(entry.name).suffix, "application/octet-stream"),
-    )
+def media_type(entry: ManifestFile) -> str:
+    return _MEDIA_TYPES.get(Path(entry.name).suffix, "application/octet-stream")
 
 
-def student_tar(request: Request, student: Student) -> Response:
-    """All files under a folder named by the job, as an uncompressed tar whose bytes are always the same."""
-    etag = f'"{student.manifest_sha256}.tar"'
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
-    if none_match(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=headers)
-    modified = int(datetime.fromisoformat(student.manifest.created_at).timestamp())
+@dataclass(frozen=True)
+class Tar:
+    """Files in a row as an uncompressed tar, whose bytes are always the same."""
+
+    parts: list[bytes | tuple[Path, int]]
+
+    @property
+    def size(self) -> int:
+        return sum(_length(part) for part in self.parts)
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes from `start` to before `stop`."""
+        for part in self.parts:
+            length = _length(part)
+            first, last = max(start, 0), min(stop, length)
+            if first < last:
+                if isinstance(part, bytes):
+                    yield part[first:last]
+                else:
+                    yield from read_chunks(part[0], first, last)
+            start, stop = start - length, stop - length
+
+
+def tar_of(student: Student) -> Tar:
+    """All files under a folder named by the job. Raises NotFound where bytes are gone."""
+    modified = int(datetime.fromisoformat(student.created_at).timestamp())
     parts: list[bytes | tuple[Path, int]] = []
     for entry in student.all_files():
         path = student.path(entry)
@@ -101,17 +125,7 @@ def student_tar(request: Request, student: Student) -> Response:
         header = _tar_header(f"{student.job_id}/{entry.name}", entry.bytes, modified)
         parts += [header, (path, entry.bytes), bytes(-entry.bytes % tarfile.BLOCKSIZE)]
     parts.append(bytes(2 * tarfile.BLOCKSIZE))
-    size = sum(_length(part) for part in parts)
-    wanted = byte_range(request.headers.get("range"), request.headers.get("if-range"), etag=etag, size=size)
-    start, stop = wanted or (0, size)
-    headers["Content-Length"] = str(stop - start)
-    headers["Content-Disposition"] = content_disposition(f"{student.job_id}.tar")
-    if wanted:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    status = 206 if wanted else 200
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type=_TAR)
-    return StreamingResponse(_slice(parts, start, stop), status_code=status, headers=headers, media_type=_TAR)
+    return Tar(parts)
 
 
 def _tar_header(name: str, size: int, modified: int) -> bytes:
@@ -122,16 +136,3 @@ def _tar_header(name: str, size: int, modified: int) -> bytes:
 
 def _length(part: bytes | tuple[Path, int]) -> int:
     return len(part) if isinstance(part, bytes) else part[1]
-
-
-def _slice(parts: Iterable[bytes | tuple[Path, int]], start: int, stop: int) -> Iterator[bytes]:
-    """Bytes `start` to `stop` of all parts in a row: bytes as they are, or a file of known size."""
-    for part in parts:
-        length = _length(part)
-        first, last = max(start, 0), min(stop, length)
-        if first < last:
-            if isinstance(part, bytes):
-                yield part[first:last]
-            else:
-                yield from read_chunks(part[0], first, last)
-        start, stop = start - length, stop - length

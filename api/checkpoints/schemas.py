@@ -32,7 +32,7 @@ Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
 
 class CheckpointOut(Out):
     id: str
-    object: Literal["job.checkpoint"]
+    object: Literal["job.checkpoint"] = "job.checkpoint"
     attempt: int
     phase: str
     step: int

@@ -1,41 +1,21 @@
-"""Checkpoints found, shown and changed."""
+"""Checkpoints found and changed."""
 
 from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from api.checkpoints.schemas import CheckpointOut, CheckpointPatch
-from api.http.problems import Conflict, NotFound
-from api.jobs.service import live_job
-from store.db.tables import Checkpoint
+from api.checkpoints.schemas import CheckpointPatch
+from store.db.errors import Conflict, NotFound
+from store.db.tables import Checkpoint, Job
 from store.jobs.checkpoints import CheckpointRepository
 from store.settings import Settings
 
 
-def checkpoint_out(row: Checkpoint) -> CheckpointOut:
-    return CheckpointOut(
-        id=row.id,
-        object="job.checkpoint",
-        attempt=row.attempt,
-        phase=row.phase,
-        step=row.step,
-        bytes=row.bytes,
-        manifest_sha256=row.manifest_sha256,
-        best=row.best,
-        resumable=row.resumable,
-        pinned=row.pinned,
-        expires_at=row.expires_at,
-        metrics=row.metrics,
-        created_at=row.created_at,
-    )
-
-
-def checkpoint_of(session: Session, owner_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
-    """The checkpoint of this job of the caller. Raises NotFound (of api or store), also for another job's."""
-    job = live_job(session, owner_id, job_id)
-    row = CheckpointRepository(session).get(owner_id, checkpoint_id)
+def of_job(session: Session, job: Job, checkpoint_id: str) -> Checkpoint:
+    """Raises NotFound, also for another job's."""
+    row = CheckpointRepository(session).get(job.owner_id, checkpoint_id)
     if row.job_id != job.id:
-        raise NotFound(f"There is no checkpoint {checkpoint_id!r}.")
+        raise NotFound("checkpoint", checkpoint_id)
     return row
 
 
@@ -47,7 +27,7 @@ def change(session: Session, settings: Settings, row: Checkpoint, patch: Checkpo
     if patch.pinned is not None:
         checkpoints.set_pinned(row, patch.pinned)
         if patch.pinned and _gone(settings, row):
-            raise Conflict("The trainer has removed this checkpoint already.", code="checkpoint_gone")
+            raise Conflict("checkpoint_gone", "the trainer has removed this checkpoint already")
     return row
 
 

@@ -11,10 +11,10 @@ from api.deps import ReadSession, ServicesDep, TransactionRoute, UploadTurn, Wri
 from api.files.rows import CALIBRATION_SHAPES, CORPUS_SHAPES, DATASET_SHAPES
 from api.files.schemas import FileDeleted, FileOut, Purpose
 from api.files.service import content_path, keep_upload
-from api.http.downloads import file_response
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.http.parameters import only_known_parts
+from api.http.ranges import send_file
 from store.db import tables
 from store.files import FileRepository
 
@@ -96,7 +96,7 @@ def files_content(
 ) -> Response:
     """The bytes as uploaded. The ETag is their sha256; `Range` (one), `If-Range` and `If-None-Match` work."""
     row = FileRepository(session).get(caller.owner_id, file_id)
-    return file_response(
+    return send_file(
         request,
         content_path(services, row),
         sha256=row.sha256,

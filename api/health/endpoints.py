@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
-from api.deps import Services, ServicesDep, TransactionRoute
+from api.deps import ServicesDep, TransactionRoute
 from api.http.disk import free_bytes
 from api.http.openapi import problems
 from api.http.problems import Unavailable
 from api.http.schema import Out
+from api.services import Services
 from store.db import schema
 from store.db.database import DATABASE_AWAY
 

@@ -14,10 +14,10 @@ from api.history import service
 from api.history.logs import Stream
 from api.history.schemas import AttemptOut, EventOut, LogOut, MetricOut
 from api.history.streams import CSV, EVENT_STREAM, JSONL, accepted, event_stream, metrics_csv, metrics_jsonl
-from api.http.conditional import byte_range
 from api.http.openapi import problems
 from api.http.pagination import Limit, Page, page
 from api.http.problems import Invalid, NotAcceptable
+from api.http.ranges import byte_range
 from api.jobs.service import live_job
 from store.jobs.events import EventRepository
 from store.jobs.metrics import MetricRepository

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 
 from sqlalchemy.orm import Session
 
-from api.deps import Services
 from api.history.logs import LogSource, Stream, log_piece, log_source
 from api.history.schemas import AttemptOut, EventOut, LogOut, MetricOut
 from api.http.problems import NotFound
 from api.jobs.service import live_job
+from api.services import Services
 from minillm_core.spec import Failure
 from store.db.tables import Attempt, Event, Job
 from store.jobs.events import EventRepository

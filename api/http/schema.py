@@ -12,6 +12,14 @@ class In(BaseModel):
 
 
 class Out(BaseModel):
-    """A response body: fields have no defaults, so that OpenAPI says that they are always there."""
+    """A response body, read from the attributes of a row: `XOut.model_validate(row)`.
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    OpenAPI says of every field that it is always there.
+    """
+
+    model_config = ConfigDict(
+        from_attributes=True,
+        validate_by_name=True,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+    )

@@ -12,14 +12,15 @@ from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
 from api.auth import CallerDep
-from api.deps import ReadSession, Services, ServicesDep, TransactionRoute, WriteSession, WriteTurn, wake_after_commit
-from api.http.conditional import none_match
+from api.deps import ReadSession, Services, ServicesDep, TransactionRoute, WriteSession, WriteTurn
 from api.http.idempotency import IdempotencyKey, Once
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.http.problems import Invalid, PreconditionFailed, PreconditionRequired
+from api.http.ranges import none_match
 from api.jobs import examples, service
 from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobOut, JobPatch, RetryIn
+from api.services import wake_after_commit
 from minillm_core.spec import JobSpec
 from store.db.tables import Job
 from store.jobs.repository import JobRepository

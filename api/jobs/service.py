@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api.deps import Services, wake_after_commit
-from api.http.conditional import strong_tags
 from api.http.disk import require_space
 from api.http.problems import Conflict, Invalid, NotFound
+from api.http.ranges import strong_tags
 from api.http.validation import validation_problem
 from api.jobs.checks import Checked, check
 from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
+from api.services import Services, wake_after_commit
 from minillm_core.spec import Failure, JobSpec, MiniLLM
 from store.db.tables import Checkpoint, Job, Model
 from store.jobs.checkpoints import CheckpointRepository

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.deps import Services
+from api.services import Services
 from store.settings import Settings
 from tests.api.model_folders import write_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from api.deps import Services
+from api.services import Services
 from minillm_core.spec import (
     CheckpointEvent,
     Failure,

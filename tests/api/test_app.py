@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from api.__main__ import main
 from api.app import create_app
-from api.deps import Services
+from api.services import Services
 from store.api_keys import new_token
 from store.settings import Settings
 from store.workers import WorkerRepository

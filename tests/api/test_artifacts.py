@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from starlette.testclient import TestClient
 
-from api.deps import Services
+from api.services import Services
 from tests.api.conftest import Row, check_problem
 from tests.api.runs import STUDENT_FILES, WEIGHTS, Run
 

@@ -14,8 +14,8 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.deps import Services
 from api.http.middleware.authentication import PUBLIC_PATHS
+from api.services import Services
 from store.db.database import Database
 from store.settings import Settings
 from tests.api.conftest import BOOTSTRAP, Row, check_problem, upload

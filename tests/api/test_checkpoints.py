@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from api.deps import Services
+from api.services import Services
 from store.jobs.due import sweep
 from tests.api.conftest import Row, check_problem
 from tests.api.runs import Run

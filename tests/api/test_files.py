@@ -2,7 +2,7 @@ import hashlib
 
 from starlette.testclient import TestClient
 
-from api.deps import Services
+from api.services import Services
 from store.settings import Settings
 from tests.api.conftest import Row, check_problem, jsonl, upload
 

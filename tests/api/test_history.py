@@ -8,8 +8,8 @@ import anyio.to_thread
 import pytest
 from starlette.testclient import TestClient
 
-from api.deps import Services
 from api.history.streams import accepted
+from api.services import Services
 from tests.api.conftest import Row, check_problem
 from tests.api.runs import Run
 

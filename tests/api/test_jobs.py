@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.deps import Services
+from api.services import Services
 from store.settings import Settings
 from tests.api.conftest import Row, check_problem
 from tests.api.runs import Run
@@ -66,7 +66,7 @@ class TestCreate:
         self, client: TestClient, spec: Row, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         woken: list[str] = []
-        monkeypatch.setattr("api.deps.wake", lambda _, job_id: woken.append(job_id))
+        monkeypatch.setattr("api.services.wake", lambda _, job_id: woken.append(job_id))
 
         def refuse(session: Session) -> None:
             if session.info.get("wake_after_commit"):

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.deps import Services
+from api.services import Services
 from store.jobs.due import sweep
 from store.settings import Settings
 from tests.api.conftest import Row, check_problem

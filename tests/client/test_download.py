@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from api.http.downloads import file_response
+from api.http.ranges import send_file
 from minillm import ApiError, Client, DownloadError
 
 WEIGHTS = bytes(range(256)) * 12_000  # about 3 MB: more than one chunk
@@ -59,7 +59,7 @@ class Artifact:
             content = self.files[name]
             if name == "model.safetensors":
                 self.ranges.append(request.headers.get("range"))
-            response = file_response(
+            response = send_file(
                 request,
                 self.folder / name,
                 sha256=hashlib.sha256(content).hexdigest(),

@@ -1,7 +1,7 @@
 import pytest
 
-from api.http.conditional import byte_range, none_match, strong_tags
 from api.http.problems import RangeNotSatisfiable
+from api.http.ranges import byte_range, none_match, strong_tags
 
 ETAG = '"abc"'
 

@@ -1,0 +1,67 @@
+"""What one app is made of, built in one place from its settings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import anyio
+from celery import Celery
+from sqlalchemy.orm import Session
+
+from api.models.registry import Registry
+from store.broker import make_celery, wake
+from store.bytes.blobs import BlobStore, LocalBlobs
+from store.db.database import Database
+from store.settings import Settings
+
+_WAKES = "wake_after_commit"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Kept at `app.state.services`."""
+
+    settings: Settings
+    database: Database
+    celery: Celery
+    blobs: BlobStore
+    registry: Registry
+    write_turns: anyio.CapacityLimiter
+    upload_turns: anyio.CapacityLimiter
+
+    @classmethod
+    def of(cls, settings: Settings) -> Services:
+        """Connects to nothing."""
+        database = Database(
+            settings.database_url, connections=settings.threads, wait_seconds=settings.pool_timeout_seconds
+        )
+        return cls(
+            settings=settings,
+            database=database,
+            celery=make_celery(settings),
+            blobs=LocalBlobs(settings.files_dir),
+            registry=Registry(database, settings.models_dir),
+            write_turns=anyio.CapacityLimiter(settings.threads // 2),
+            upload_turns=anyio.CapacityLimiter(max(1, settings.threads // 8)),
+        )
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that commits at the end of the block, and only then announces queued jobs."""
+        with self.database.write() as session:
+            session.info[_WAKES] = []
+            yield session
+        for job_id in session.info[_WAKES]:
+            # Says nothing and raises nothing when the broker is down: workers poll, and the sweeper repeats it.
+            wake(self.celery, job_id)
+
+    def close(self) -> None:
+        self.celery.close()
+        self.database.dispose()
+
+
+def wake_after_commit(session: Session, job_id: str) -> None:
+    """Announce the job to the workers once this write session has committed."""
+    session.info[_WAKES].append(job_id)
