@@ -90,6 +90,8 @@ class GuardSpec(Strict):
 class ResourceSpec(Strict):
     gpus: Annotated[int, Whole(0, 1024)] = 1
     """Ranks, one accelerator each; where the worker has none, as many ranks share the CPU (0 counts as 1)."""
+    gpu_memory_gib: Annotated[float, Real(gt=0, le=4096)] | None = None
+    """Memory that each accelerator must have at least: the job waits for a worker with such. Any when left out."""
     zero_stage: Annotated[int, Whole(0, 3)] = 1
     cpu_offload: Flag = False
     """Keeps optimizer states (and, at stage 3, parameters) in main memory."""
@@ -97,6 +99,10 @@ class ResourceSpec(Strict):
     @property
     def ranks(self) -> int:
         return max(1, self.gpus)
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        return None if self.gpu_memory_gib is None else round(self.gpu_memory_gib * 2**30)
 
 
 class SchedulingSpec(Strict):

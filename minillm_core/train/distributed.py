@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from minillm_core.errors import UserError
+from minillm_core.errors import SystemFault
 from minillm_core.train.memory import keep_freed_memory
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
@@ -36,17 +36,19 @@ class Ranks:
     def start(cls) -> Ranks:
         """Join the process group that RANK and WORLD_SIZE describe; a group of one without them.
 
-        Raises UserError ``not_enough_gpus`` where the machine has fewer accelerators than ranks.
+        Raises SystemFault ``not_enough_gpus`` where the machine has fewer accelerators than ranks: the service gives
+        a job to such workers alone as say that they have them, so one that does not is the infrastructure's fault.
         """
         rank = int(os.environ.get("RANK", "0"))
         world = int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if torch.cuda.is_available():
             if local_rank >= torch.cuda.device_count():
-                raise UserError(
+                raise SystemFault(
                     "not_enough_gpus",
                     f"the job asks for an accelerator for each rank; this worker has {torch.cuda.device_count()}",
                     param="/resources/gpus",
+                    retryable=True,
                 )
             torch.cuda.set_device(local_rank)
             device, backend = torch.device("cuda", local_rank), "nccl"

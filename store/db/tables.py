@@ -107,6 +107,10 @@ class Job(Base):
     max_runtime_seconds: Mapped[int | None]
     deadline_at: Mapped[dt.datetime | None]
     """Set by the first claim where `max_runtime_seconds` is given."""
+    gpus: Mapped[int] = mapped_column(server_default="1")
+    """Accelerators it needs of a worker that has any; at least 1."""
+    gpu_memory: Mapped[int | None]
+    """Bytes that each of them must have."""
     lease_owner: Mapped[str | None] = mapped_column(Id)
     lease_expires_at: Mapped[dt.datetime | None]
 

@@ -26,6 +26,7 @@ from store.jobs import retention
 from store.jobs.endings import Outcome as Outcome
 from store.jobs.endings import RetryPolicy, give_up, settle
 from store.jobs.endings import Student as Student
+from store.jobs.placement import Devices
 from store.jobs.recording import record_events
 from store.jobs.transitions import add_event, apply, lock
 from store.jobs.vocabulary import HELD, AttemptState, Cause, DesiredState, JobState, Keep
@@ -90,10 +91,13 @@ def claim(
     pid: int,
     lease_seconds: float,
     job_id: str | None = None,
+    *,
+    devices: Devices | None = None,
 ) -> Claim | None:
     """Take the next queued job (or ``job_id``, if it is one): highest priority first, then oldest.
 
-    Jobs whose backoff has not passed are left alone. Returns None where there is nothing to take
+    Jobs whose backoff has not passed are left alone, and those that need other devices than ``devices``: what the
+    claiming slot has, each slot's share of the worker's row when left out. Returns None where there is nothing to take
     or where the worker, if it is registered, drains or has a dirty slot. ``pid`` is the
     supervisor's. Needs a write session; the claim holds once the transaction is committed.
 
@@ -111,6 +115,10 @@ def claim(
         .limit(1)
         .with_for_update(skip_locked=True)
     )
+    if devices is None and worker is not None:
+        devices = Devices.of_worker(worker)
+    if devices is not None:
+        candidate = candidate.where(devices.suits())
     if job_id is not None:
         candidate = candidate.where(Job.id == job_id)
     passed_over: list[str] = []

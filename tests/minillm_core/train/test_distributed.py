@@ -1,17 +1,20 @@
 import pytest
 import torch
 
-from minillm_core.errors import UserError
+from minillm_core.errors import SystemFault
+from minillm_core.spec import FailureCategory
 from minillm_core.train.distributed import Ranks
 
 
-def test_more_ranks_than_accelerators_is_the_users_error(monkeypatch):
+def test_more_ranks_than_accelerators_is_tried_elsewhere(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(SystemFault) as raised:
         Ranks.start()
-    assert (raised.value.code, raised.value.param) == ("not_enough_gpus", "/resources/gpus")
+    failure = raised.value.failure()
+    assert (failure.code, failure.param) == ("not_enough_gpus", "/resources/gpus")
+    assert failure.category is FailureCategory.INFRASTRUCTURE
 
 
 def test_a_group_of_one_answers_for_itself():
