@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         yield
-        services.close()
+        await anyio.to_thread.run_sync(services.close)
 
     app = FastAPI(
         title="MiniLLM distillation service",

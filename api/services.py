@@ -11,7 +11,8 @@ from celery import Celery
 from sqlalchemy.orm import Session
 
 from api.models.registry import Registry
-from store.broker import make_celery, wake
+from store.announcer import Announcer
+from store.broker import make_celery
 from store.bytes.blobs import BlobStore, LocalBlobs
 from store.db.database import Database
 from store.settings import Settings
@@ -26,6 +27,7 @@ class Services:
     settings: Settings
     database: Database
     celery: Celery
+    announcer: Announcer
     blobs: BlobStore
     registry: Registry
     write_turns: anyio.CapacityLimiter
@@ -37,10 +39,12 @@ class Services:
         database = Database(
             settings.database_url, connections=settings.threads, wait_seconds=settings.pool_timeout_seconds
         )
+        celery = make_celery(settings)
         return cls(
             settings=settings,
             database=database,
-            celery=make_celery(settings),
+            celery=celery,
+            announcer=Announcer(celery),
             blobs=LocalBlobs(settings.files_dir),
             registry=Registry(database, settings.models_dir),
             write_turns=anyio.CapacityLimiter(settings.threads // 2),
@@ -54,10 +58,11 @@ class Services:
             session.info[_WAKES] = []
             yield session
         for job_id in session.info[_WAKES]:
-            # Says nothing and raises nothing when the broker is down: workers poll, and the sweeper repeats it.
-            wake(self.celery, job_id)
+            self.announcer.announce(job_id)
 
     def close(self) -> None:
+        """Announce what waits to be announced, which takes seconds at most, and end every connection."""
+        self.announcer.close()
         self.celery.close()
         self.database.dispose()
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import logging
 
+import redis
 from celery import Celery
+from kombu.exceptions import KombuError
 
 from store.settings import Settings
 
 RUN_TASK = "minillm.run"
 QUEUE = "minillm"
 
+BROKER_ERRORS = (KombuError, redis.RedisError, OSError)
+"""What a broker that is away, full or misconfigured raises; anything else is a fault of ours."""
+
 logger = logging.getLogger(__name__)
 
 
 def make_celery(settings: Settings) -> Celery:
-    """The Celery app of api and worker, with every broker setting that the design depends on."""
+    """The Celery app of api and worker, with every broker setting that the design depends on.
+
+    Raises ValueError for a URL of a kind that is not known, and ImportError where its library is missing.
+    """
     app = Celery("minillm", broker=settings.broker_url, set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
@@ -47,14 +55,19 @@ def make_celery(settings: Settings) -> Celery:
         },
         task_publish_retry=False,
     )
+    try:
+        with app.connection_for_write() as connection:
+            _ = connection.transport  # made, not connected
+    except KeyError as error:
+        raise ValueError(f"MINILLM_BROKER_URL: {error.args[0]}") from None
     return app
 
 
 def wake(celery: Celery, job_id: str) -> bool:
-    """Announce a queued job; call it after the commit. Never raises: False says that the broker did not take it."""
+    """Announce a queued job; call it after the commit. False says that the broker did not take it."""
     try:
         celery.send_task(RUN_TASK, args=[job_id], ignore_result=True, retry=False)
-    except Exception as error:  # whatever it is, polling workers and the next sweep make up for it
+    except BROKER_ERRORS as error:  # polling workers and the next sweep make up for it
         logger.warning("no wake-up for %s: %s: %s", job_id, type(error).__name__, error)
         return False
     return True

@@ -14,6 +14,7 @@ from api.http.openapi import problems
 from api.http.problems import Unavailable
 from api.http.schema import Out
 from api.services import Services
+from store.broker import BROKER_ERRORS
 from store.db import schema
 from store.db.database import DATABASE_AWAY
 
@@ -72,7 +73,7 @@ def _broker(services: Services) -> str:
     try:
         with services.celery.connection_for_write(connect_timeout=_BROKER_SECONDS) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=_BROKER_SECONDS)
-    except Exception as error:  # kombu passes on whatever its transport raises
+    except BROKER_ERRORS as error:
         return type(error).__name__
     return "ok"
 

@@ -76,7 +76,7 @@ def jobs(service: Service) -> list[Job]:
 @pytest.mark.parametrize(
     ("moment", "kept"),
     [
-        pytest.param("api.services:wake:before", True, id="after the commit, before the message"),
+        pytest.param("store.announcer:Announcer.announce:before", True, id="after the commit, before the message"),
         pytest.param("store.idempotency:IdempotencyRepository.complete:after", False, id="before the commit"),
     ],
 )

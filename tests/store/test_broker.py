@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 import redis
 
 from store.broker import QUEUE, make_celery, wake
@@ -32,6 +33,22 @@ def test_settings_the_design_depends_on(tmp_path: Path) -> None:
     conf = make_celery(Settings(data_dir=tmp_path)).conf
     assert (conf.task_acks_late, conf.worker_disable_prefetch, conf.worker_concurrency) == (False, True, 1)
     assert (list(conf.accept_content), conf.task_ignore_result, conf.result_backend) == (["json"], True, None)
+
+
+def test_a_fault_of_ours_is_none_of_the_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="MINILLM_BROKER_URL"):
+        make_celery(Settings(broker_url="carrier-pigeon://127.0.0.1", data_dir=tmp_path))
+    app = make_celery(Settings(broker_url=f"redis+socket://{tmp_path}/none.sock", data_dir=tmp_path))
+
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("No module named 'redis'")
+
+    monkeypatch.setattr(app, "send_task", missing)
+    with pytest.raises(ImportError):
+        wake(app, "job_x")
+    monkeypatch.setattr("kombu.transport.redis.redis", None)
+    with pytest.raises(ImportError, match="redis"):
+        make_celery(Settings(data_dir=tmp_path))
 
 
 def test_broker_that_is_not_there(tmp_path: Path) -> None:
