@@ -8,13 +8,13 @@ from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, Up
 
 from api.auth import CallerDep
 from api.deps import ReadSession, ServicesDep, TransactionRoute, UploadTurn, WriteSession
-from api.files.rows import CALIBRATION_SHAPES, CORPUS_SHAPES, DATASET_SHAPES
 from api.files.schemas import FileDeleted, FileOut, Purpose
 from api.files.service import content_path, keep_upload
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.http.parameters import only_known_parts
 from api.http.ranges import send_file
+from minillm_core.spec.rows import CALIBRATION_SHAPES, CORPUS_SHAPES, DATASET_SHAPES
 from store.db import tables
 from store.files import FileRepository
 

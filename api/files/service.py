@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from api.files.rows import BadRows, check_file
 from api.http.disk import require_space
 from api.http.middleware.body_limit import file_too_large
 from api.http.problems import Invalid, NotFound
 from api.services import Services
+from minillm_core.spec.rows import BadRows, check_file
 from store.bytes.blobs import BlobTooLarge
 from store.db.ids import new_id
 from store.db.tables import File

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.files.rows import BadRows, check_file
 from api.http.problems import FieldError, Invalid
 from api.models.safety import code_fields
 from api.services import Services
 from minillm_core.spec import JobSpec
+from minillm_core.spec.rows import BadRows, check_file
 from store.db.errors import NotFound
 from store.db.tables import File, Model
 from store.files import FileRepository

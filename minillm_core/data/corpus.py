@@ -5,7 +5,6 @@ Axes: N blocks, T tokens of a block.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from minillm_core.data.formats import json_lines, text_field
+from minillm_core.data.formats import read
 from minillm_core.errors import UserError
+from minillm_core.spec.rows import corpus_documents
 
 PARAM = "/pretrain_corpus/file"
 _PIECE_CHARACTERS = 1 << 16
@@ -33,7 +33,7 @@ def load_corpus(
     out. Raises UserError ``dataset_invalid`` when a line is wrong or the text fills no block.
     """
     tokens: list[np.ndarray] = []
-    for document in _documents(path):
+    for document in read(path, corpus_documents, PARAM):
         tokens += [np.asarray(ids, dtype=np.int32) for ids in _pieces(document, tokenizer)]
         tokens.append(np.asarray([tokenizer.eos_token_id], dtype=np.int32))
     joined = np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int32)
@@ -45,26 +45,6 @@ def load_corpus(
             param=PARAM,
         )
     return torch.from_numpy(joined[: blocks * block_tokens].reshape(blocks, block_tokens))
-
-
-def _documents(path: Path) -> Iterator[str]:
-    if _is_jsonl(path):
-        for line, row in json_lines(path, PARAM):
-            yield text_field(row, "text", line, PARAM, blank=True)
-        return
-    try:
-        yield path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError("dataset_invalid", f"the corpus is not UTF-8 text: {error}", param=PARAM) from error
-
-
-def _is_jsonl(path: Path) -> bool:
-    with path.open("rb") as lines:
-        first = next((line for line in lines if line.strip()), b"")
-    try:
-        return isinstance(json.loads(first.decode("utf-8-sig")), dict)
-    except ValueError:
-        return False
 
 
 def _pieces(document: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:

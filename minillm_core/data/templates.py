@@ -11,9 +11,9 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from minillm_core.data.formats import Example, Message
 from minillm_core.data.rendering import Conversation, RenderingFault, render_chats
 from minillm_core.errors import UserError
+from minillm_core.spec.rows import Example, Message
 
 Template = Literal["chat", "alpaca", "plain"]
 

@@ -16,13 +16,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minillm_core.data.dataset import TokenizedRow
-from minillm_core.data.formats import Example, Message, json_lines, text_field
+from minillm_core.data.formats import read
 from minillm_core.data.templates import Template, encode_prompt, end_token_id, prompt_texts, response_ids
 from minillm_core.errors import UserError
 from minillm_core.evaluate.scoring import token_log_probs, token_values
+from minillm_core.spec.rows import MAX_LABELS, Example, Message, calibration_rows
 
 BINS = (10, 15)
-MAX_LABELS = 64
 _PARAM = "/evaluation/calibration_file"
 _SHORT_WORDS = 3
 _FEWEST_ROWS = 8
@@ -56,14 +56,14 @@ def read_calibration_file(
 
     Raises UserError ``dataset_invalid`` at ``/evaluation/calibration_file``, with the line, when a
     row lacks what it needs, a prompt has more than ``max_prompt_tokens`` (left out, the accuracy
-    would be of other rows than the file's), or there are not 2 to :data:`MAX_LABELS` labels.
+    would be of other rows than the file's), or there are not 2 to ``MAX_LABELS`` labels.
     """
     examples: list[Example] = []
     answers: list[str] = []
-    for line, row in json_lines(path, _PARAM):
-        instruction = text_field(row, "instruction", line, _PARAM)
-        answers.append(text_field(row, "answer", line, _PARAM).strip())
-        examples.append(Example("instruction", (Message("user", instruction),), "", line, instruction))
+    for row in read(path, calibration_rows, _PARAM):
+        answers.append(row.answer)
+        asked = (Message("user", row.instruction),)
+        examples.append(Example("instruction", asked, "", row.line, row.instruction))
     prompts: list[list[int]] = []
     for example, text in zip(examples, prompt_texts(examples, template, tokenizer, param=_PARAM), strict=True):
         prompt = encode_prompt(text, template, tokenizer)
@@ -76,12 +76,6 @@ def read_calibration_file(
             )
         prompts.append(prompt)
     labels = sorted(set(answers))
-    if not 2 <= len(labels) <= MAX_LABELS:
-        raise UserError(
-            "dataset_invalid",
-            f"{len(answers)} rows with {len(labels)} different answers: calibration needs 2 to {MAX_LABELS} labels",
-            param=_PARAM,
-        )
     rows = [LabelledPrompt(prompt, labels.index(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
     return LabelSet(rows, labels, encode_labels(labels, template, tokenizer))
 

@@ -119,52 +119,18 @@ def test_hub_models_only_where_enabled(client: TestClient, spec: Row, make_setti
     assert [error["param"] for error in body["errors"]] == ["/teacher/model", "/student/model"]
 
 
-@pytest.mark.parametrize(
-    ("content", "line", "words"),
-    [
-        (b'{"prompt": "a", "response": "b"}\n{"prompt": \n', 2, "not JSON"),
-        (b"name,age\n", 1, "not JSON"),
-        (b'{"prompt": "a", "response": "b"}\n\n[1, 2]\n', 3, "not a JSON object"),
-        (b'{"prompt": "a", "response": "b"}\n{"prompt": "\xff"}\n', 2, "not UTF-8"),
-        (b"", None, "no rows"),
-        (b"\n  \n", None, "no rows"),
-        (jsonl({"prompt": "a", "response": "b"}, {"prompt": "a"}), 2, "needed keys"),
-        (jsonl({"question": "a", "answer": "b"}), 1, '{"instruction", "input" (optional), "output"}'),
-        (jsonl({"instruction": "a"}), 1, "needed keys"),
-        (jsonl({"prompt": 5, "response": "b"}), 1, '"prompt" must be text, not int'),
-        (jsonl({"prompt": " ", "response": "b"}), 1, '"prompt" is empty'),
-        (jsonl({"instruction": "a", "input": 1, "output": "b"}), 1, '"input" must be text'),
-        (jsonl({"messages": []}), 1, "at least two"),
-        (jsonl({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}), 1, "assistant"),
-        (jsonl({"messages": [{"role": "system", "content": "a"}, {"role": "assistant", "content": "b"}]}), 1, "user"),
-        (jsonl({"messages": [{"role": "alien", "content": "a"}, {"role": "assistant", "content": "b"}]}), 1, "role"),
-        (jsonl({"messages": ["a", "b"]}), 1, "messages[0]"),
-        (b'{"prompt": "\\ud800", "response": "b"}\n', 1, "surrogate"),
-        (b"[" * 100_000 + b"\n", 1, "not JSON"),
-    ],
-)  # fmt: skip
-def test_dataset_rows(client: TestClient, content: bytes, line: int | None, words: str) -> None:
+def test_a_row_at_fault_is_named_by_its_line(client: TestClient) -> None:
+    content = jsonl({"prompt": "a", "response": "b"}, {"prompt": "a"})
     body = check_problem(upload(client, content), 422, "dataset_invalid", "/file")
-    assert words in body["detail"]
-    assert body["line"] == line
-    if line is not None:
-        assert f"ine {line}:" in body["detail"]
+    assert body["line"] == 2 and body["detail"].startswith("Line 2:") and "needed keys" in body["detail"]
+    body = check_problem(upload(client, b""), 422, "dataset_invalid", "/file")
+    assert body["line"] is None and "no rows" in body["detail"]
     assert client.get("/v1/files").json()["data"] == []
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"instruction": "a", "output": "b"},
-        {"instruction": "a", "input": "", "output": ""},
-        {"instruction": "a", "input": None, "output": "b", "category": 7},
-        {"prompt": "a", "response": "b"},
-        {"prompt": "a", "completion": "é🙂"},
-        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]},
-    ],
-)
-def test_accepted_rows(client: TestClient, row: Row) -> None:
-    response = upload(client, b"\xef\xbb\xbf" + jsonl(row) + b"\r\n\n" + jsonl(row).rstrip())
+def test_what_an_upload_may_look_like(client: TestClient) -> None:
+    row = jsonl({"instruction": "a", "input": None, "output": "é🙂", "category": 7})
+    response = upload(client, b"\xef\xbb\xbf" + row + b"\r\n\n" + row.rstrip())
     assert response.status_code == 201, response.text
     assert response.json()["lines"] == 2
 

@@ -44,14 +44,14 @@ def test_a_text_file_is_one_document_however_it_is_cut(
 def test_errors(tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     path.write_text('{"text": "a"}\n{"words": "b"}\n')
-    with pytest.raises(UserError, match='line 2: "text" is missing') as caught:
+    with pytest.raises(UserError, match='line 2: the row has no "text"') as caught:
         load_corpus(path, TOKENIZER, 4)
     assert caught.value.param == "/pretrain_corpus/file"
     path.write_text("short")
     with pytest.raises(UserError, match="fewer than one block of 512"):
         load_corpus(path, TOKENIZER)
     path.write_text("")
-    with pytest.raises(UserError, match="fewer than one block"):
+    with pytest.raises(UserError, match="no text"):
         load_corpus(path, TOKENIZER)
     path.write_bytes(b"caf\xe9 " * 100)
     with pytest.raises(UserError, match="not UTF-8"):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from minillm_core.data.formats import Message, read_rows
+from minillm_core.data.formats import read_rows
 from minillm_core.errors import UserError
+from minillm_core.spec.rows import Message
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -47,41 +48,11 @@ def test_empty_response_and_byte_order_mark_are_fine(tmp_path: Path) -> None:
     assert read_rows(path)[0].response == ""
 
 
-GOOD = {"prompt": "a", "response": "b"}
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ("{not json", "not JSON"),
-        ("[1, 2]", "not a JSON object but list"),
-        ({"question": "x", "answer": "y"}, "shapes"),
-        ({"instruction": "x"}, '"output" is missing'),
-        ({"prompt": "x"}, '"response" is missing'),
-        ({"prompt": 7, "response": "y"}, '"prompt" is int'),
-        ({"prompt": "  ", "response": "y"}, '"prompt" is empty'),
-        ({"prompt": "x", "response": None}, '"response" is NoneType'),
-        ('{"prompt": "\\ud800", "response": "y"}', "surrogate"),
-        ({"messages": []}, "at least two"),
-        ({"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "y"}]}, "the last message"),
-        ({"messages": [{"role": "robot", "content": "x"}, {"role": "assistant", "content": "y"}]}, r"messages\[0\]"),
-        ({"messages": [{"role": "user"}, {"role": "assistant", "content": "y"}]}, r"messages\[0\]"),
-        ({"messages": [{"role": "system", "content": "x"}, {"role": "assistant", "content": "y"}]}, "role user"),
-        ("[" * 100_000, "nested"),
-    ],
-)
-def test_a_wrong_line_is_named(tmp_path: Path, row: object, reason: str) -> None:
-    path = write(tmp_path / "rows", GOOD, row, GOOD)
-    with pytest.raises(UserError, match=f"line 2: .*{reason}") as caught:
+def test_a_wrong_line_is_the_users_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows", {"prompt": "a", "response": "b"}, {"prompt": "a"})
+    with pytest.raises(UserError, match=r"line 2: .*needed keys") as caught:
         read_rows(path)
     assert (caught.value.code, caught.value.param) == ("dataset_invalid", "/dataset/file")
-
-
-def test_not_utf8_names_the_line(tmp_path: Path) -> None:
-    path = tmp_path / "rows"
-    path.write_bytes(b'{"prompt": "a", "response": "b"}\n{"prompt": "\xff", "response": "b"}\n')
-    with pytest.raises(UserError, match="line 2: not UTF-8"):
-        read_rows(path)
 
 
 def test_no_rows(tmp_path: Path) -> None:

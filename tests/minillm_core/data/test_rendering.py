@@ -91,7 +91,9 @@ class TestWhoseFaultItIs:
         assert "line 2" in error.message and "ZeroDivisionError" in error.message
 
     def test_a_calibration_files(self, tmp_path: Path) -> None:
-        (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "answer": "b"}\n')
+        (tmp_path / "rows.jsonl").write_text(
+            '{"instruction": "a", "answer": "b"}\n{"instruction": "a", "answer": "c"}\n'
+        )
         tokenizer = tiny_tokenizer(chat_template="{{ raise_exception('no') }}")
         with pytest.raises(UserError, match=r"line 1: .*no") as caught:
             read_calibration_file(tmp_path / "rows.jsonl", "chat", tokenizer, 64)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from minillm_core.data.formats import Example, Message
 from minillm_core.data.templates import check_template, end_token_id, prompt_text, render_prompt, response_ids
 from minillm_core.errors import UserError
+from minillm_core.spec.rows import Example, Message
 from tests.tiny_models import CHAT_TEMPLATE, END, START, tiny_tokenizer
 
 ASK = Example("instruction", (Message("user", "Add.\n\n2 2"),), "4", 1, "Add.", "2 2")

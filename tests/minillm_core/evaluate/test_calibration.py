@@ -123,9 +123,9 @@ class TestReadCalibrationFile:
     @pytest.mark.parametrize(
         ("rows", "message"),
         [
-            ([{"instruction": "x", "answer": "yes"}] * 2, "1 different answers"),
+            ([{"instruction": "x", "answer": "yes"}] * 2, "answers of all 2 rows are the same"),
             ([{"instruction": "x", "answer": "yes"}, {"instruction": "x"}], "line 2"),
-            ([], "0 rows"),
+            ([], "no rows"),
             ([{"instruction": "x", "answer": "yes"}, {"instruction": "a " * 7, "answer": "no"}], "line 2: .* 7 tokens"),
         ],
     )
