@@ -14,12 +14,13 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from api.artifacts.endpoints import router as artifacts
+from api.attempts.endpoints import router as attempts
 from api.auth import Authenticator
 from api.checkpoints.endpoints import router as checkpoints
+from api.events.endpoints import router as events
 from api.files.endpoints import router as files
 from api.health.endpoints import router as health
 from api.health.metrics import JobCollector
-from api.history.endpoints import router as history
 from api.http import errors, openapi
 from api.http.hosts import AllowedHosts
 from api.http.middleware.authentication import AuthenticationMiddleware
@@ -29,6 +30,8 @@ from api.http.middleware.request_id import RequestIdMiddleware
 from api.http.parameters import only_known_parameters
 from api.jobs.endpoints import router as jobs
 from api.keys.endpoints import router as keys
+from api.logs.endpoints import router as logs
+from api.metrics.endpoints import router as metrics
 from api.models.endpoints import router as models
 from api.services import Services
 from api.workers.endpoints import router as workers
@@ -82,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     bearer = Depends(HTTPBearer(auto_error=False, description="An API key, once any exists."))
     app.include_router(health)
     app.include_router(_heads(health))
-    for router in (files, models, jobs, history, checkpoints, artifacts, workers, keys):
+    for router in (files, models, jobs, events, metrics, logs, attempts, checkpoints, artifacts, workers, keys):
         dependencies = [bearer, Depends(only_known_parameters)]
         app.include_router(router, dependencies=dependencies)
         app.include_router(_heads(router), dependencies=dependencies)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 
 class In(BaseModel):
@@ -23,3 +26,15 @@ class Out(BaseModel):
         use_attribute_docstrings=True,
         json_schema_serialization_defaults_required=True,
     )
+
+
+class Stored:
+    """Marks a field that the store keeps as JSON, `Annotated[T, Stored]`.
+
+    It is shown as it was kept, by whatever release, and never judged again; OpenAPI describes it as a `T`.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        described = handler(source)
+        return core_schema.any_schema(metadata={"pydantic_js_functions": [lambda _, describe: describe(described)]})

@@ -14,25 +14,28 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.artifacts.endpoints import router as artifacts
+from api.attempts.endpoints import router as attempts
 from api.checkpoints import examples as checkpoint_examples
 from api.checkpoints.endpoints import router as checkpoints
 from api.checkpoints.schemas import CheckpointPatch
 from api.deps import write_session
+from api.events.endpoints import router as events
 from api.files.endpoints import router as files
 from api.health.endpoints import router as health
-from api.history.endpoints import router as history
 from api.http.openapi import ProblemOut, answers
 from api.http.problems import MEDIA_TYPE
 from api.jobs import examples
 from api.jobs.endpoints import router as jobs
 from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobPatch, RetryIn
 from api.keys.endpoints import router as keys
+from api.logs.endpoints import router as logs
+from api.metrics.endpoints import router as metrics
 from api.models.endpoints import router as models
 from api.workers.endpoints import router as workers
 from minillm_core.spec import JobSpec
 from store.settings import Settings
 
-ROUTERS = (health, files, models, jobs, history, checkpoints, artifacts, keys, workers)
+ROUTERS = (health, files, models, jobs, events, metrics, logs, attempts, checkpoints, artifacts, keys, workers)
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 
 

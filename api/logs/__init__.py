@@ -1,0 +1,1 @@
+"""What the trainer wrote: `/v1/jobs/{id}/logs`."""

@@ -1,0 +1,1 @@
+"""What was measured on the way: `/v1/jobs/{id}/metrics`."""
