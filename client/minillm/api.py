@@ -212,8 +212,7 @@ class Client:
             parameters["names"] = ",".join(names)
         if since_step is not None:
             parameters["since_step"] = str(since_step)
-        body = _json(self._transport.request("GET", self._path(job_id, "metrics"), params=parameters))
-        return [_parsed(MetricPoint, item) for item in body["data"]]
+        return list(self._pages(MetricPoint, self._path(job_id, "metrics"), None, **parameters))
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """Every attempt, oldest first: where it ran and how it ended."""
