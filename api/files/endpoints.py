@@ -15,7 +15,6 @@ from api.http.pagination import After, Before, Limit, Order, Page, cursor_proble
 from api.http.parameters import only_known_parts
 from api.http.ranges import send_file
 from minillm_core.spec.rows import CALIBRATION_SHAPES, CORPUS_SHAPES, DATASET_SHAPES
-from store.db import tables
 from store.files import FileRepository
 
 router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["files"])
@@ -55,7 +54,7 @@ def files_create(
         services, owner_id=caller.owner_id, stream=file.file, filename=file.filename or "upload", purpose=purpose
     )
     response.headers["Location"] = f"/v1/files/{row.id}"
-    return file_out(row)
+    return FileOut.model_validate(row)
 
 
 @router.get("/files", responses=problems(401, 422, 503), summary="List files")
@@ -72,12 +71,12 @@ def files_list(
         found = FileRepository(session).list(
             caller.owner_id, limit=limit, after=after, before=before, order=order, purpose=purpose
         )
-    return page(found.items, found.has_more, file_out, lambda file: file.id)
+    return page(found.items, found.has_more, FileOut.model_validate, lambda file: file.id)
 
 
 @router.get("/files/{file_id}", responses=problems(401, 404, 503), summary="Get a file's description")
 def files_get(file_id: str, caller: CallerDep, session: ReadSession) -> FileOut:
-    return file_out(FileRepository(session).get(caller.owner_id, file_id))
+    return FileOut.model_validate(FileRepository(session).get(caller.owner_id, file_id))
 
 
 @router.get(
@@ -111,18 +110,4 @@ def files_delete(file_id: str, caller: CallerDep, session: WriteSession) -> File
     """Refused with 409 while an unfinished job uses it."""
     files = FileRepository(session)
     files.request_delete(files.get(caller.owner_id, file_id))
-    return FileDeleted(id=file_id, object="file", deleted=True)
-
-
-def file_out(row: tables.File) -> FileOut:
-    return FileOut(
-        id=row.id,
-        object="file",
-        filename=row.filename,
-        purpose=row.purpose,
-        bytes=row.bytes,
-        sha256=row.sha256,
-        lines=row.lines,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-    )
+    return FileDeleted(id=file_id)

@@ -12,7 +12,7 @@ Purpose = Literal["dataset", "corpus", "calibration", "fine-tune"]
 
 class FileOut(Out):
     id: str
-    object: Literal["file"]
+    object: Literal["file"] = "file"
     filename: str
     purpose: str
     bytes: int
@@ -25,5 +25,5 @@ class FileOut(Out):
 
 class FileDeleted(Out):
     id: str
-    object: Literal["file"]
-    deleted: Literal[True]
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True

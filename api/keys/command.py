@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.auth import LOCAL_OWNER
-from api.keys.endpoints import OWNER_ID
+from api.keys.schemas import OWNER_ID
 from store.api_keys import ADMIN, SCOPES, KeyRepository, require_keys
 from store.db.clock import database_now
 from store.db.database import Database
