@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -9,14 +10,13 @@ import uvicorn
 from sqlalchemy.exc import DBAPIError
 
 from api.app import create_app
+from api.http.server import server_config
 from api.keys import command as keys
 from store.api_keys import KeyRepository
 from store.db.database import Database
 from store.program import EX_CONFIG, begin
 from store.settings import Settings
 
-# Long enough for a download's current chunk, short enough for event streams not to hold up a deploy.
-_SHUTDOWN_SECONDS = 5
 EX_USAGE = 64  # sysexits.h
 
 
@@ -51,16 +51,10 @@ def main(arguments: Sequence[str] = ()) -> int:
         return _refuse(str(error))
     except DBAPIError as error:
         return _refuse(f"whether it has API keys cannot be read from its database ({type(error).__name__})")
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-    )
-    return 0
+    server = uvicorn.Server(server_config(app, settings))
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    return 0 if server.started else 1
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     """Largest uploaded file."""
     threads: int = Field(32, ge=2, le=1000)
     """Requests that the API works on at a time, each with a thread and a database connection; half may write."""
+    request_timeout_seconds: float = Field(30.0, gt=0)
+    """A request whose head is not complete after so long is ended; its body, where it hardly arrives any more."""
     pool_timeout_seconds: float = Field(5.0, gt=0)
     """Longest wait of a request for a database connection before it is answered with 503."""
 

@@ -215,7 +215,7 @@ class TestProcess:
         for name, value in {**environment, **changes}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("store.program.get_settings", Settings)
-        monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("it listens"))
+        monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: pytest.fail("it listens"))
         with pytest.raises(SystemExit) as ended:
             sys.exit(main())
         assert ended.value.code == 78

@@ -20,7 +20,7 @@ _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by machines: their lines are for DEBUG."""
 
-log = structlog.stdlib.get_logger("api.requests")
+log = logging.getLogger("api.requests")
 
 
 class RequestIdMiddleware:
@@ -53,8 +53,10 @@ class RequestIdMiddleware:
             log.log(
                 logging.DEBUG if scope["path"] in _PROBES else logging.INFO,
                 "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                milliseconds=round((time.perf_counter() - begin) * 1000, 1),
+                extra={
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "milliseconds": round((time.perf_counter() - begin) * 1000, 1),
+                },
             )
