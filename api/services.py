@@ -10,7 +10,7 @@ import anyio
 from celery import Celery
 from sqlalchemy.orm import Session
 
-from api.models.registry import Registry
+from api.models.catalogue import ModelCatalogue
 from store.announcer import Announcer
 from store.broker import make_celery
 from store.bytes.blobs import BlobStore, LocalBlobs
@@ -29,7 +29,7 @@ class Services:
     celery: Celery
     announcer: Announcer
     blobs: BlobStore
-    registry: Registry
+    models: ModelCatalogue
     write_turns: anyio.CapacityLimiter
     upload_turns: anyio.CapacityLimiter
 
@@ -46,7 +46,7 @@ class Services:
             celery=celery,
             announcer=Announcer(celery),
             blobs=LocalBlobs(settings.files_dir),
-            registry=Registry(database, settings.models_dir),
+            models=ModelCatalogue(database, settings),
             write_turns=anyio.CapacityLimiter(settings.threads // 2),
             upload_turns=anyio.CapacityLimiter(max(1, settings.threads // 8)),
         )

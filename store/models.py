@@ -1,15 +1,17 @@
-"""The registry of models: base models under the models root, and students made here."""
+"""Models that a job may name: those of the folders under the models root, and students made here."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import Select, or_, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from store.bytes.model_folders import ModelDescription, NotAModel, describe
+from store.bytes.model_folders import FoundFolder
 from store.db.clock import database_now
 from store.db.errors import NotFound
 from store.db.ids import new_id
@@ -17,6 +19,9 @@ from store.db.paging import Order, Page, page
 from store.db.tables import Job, Model
 
 logger = logging.getLogger(__name__)
+
+FOLDER_KINDS = ("base", "adapter")
+"""Kinds of models that are folders under the models root."""
 
 
 class ModelRepository:
@@ -55,49 +60,44 @@ class ModelRepository:
             self.session, statement, Model.created_at, Model.id, limit=limit, order=order, after=after, before=before
         )
 
-    def register(self, name: str, description: ModelDescription, *, revision: str | None = None) -> Model:
-        """Enter (or bring up to date) the base model in the folder ``name`` under the models root."""
-        reference = f"path:{name}"
-        row = self.session.scalar(select(Model).where(Model.reference == reference))
-        if row is None:
-            row = Model(
-                id=new_id("model"),
-                owner_id=None,
-                reference=reference,
-                kind="base",
-                name=name,
-                path=name,
-                revision=revision,
-                created_at=database_now(self.session),
-                **description.columns(),
-            )
-            self.session.add(row)
-        else:
-            row.revision = revision
-            for column, value in description.columns().items():
-                setattr(row, column, value)
-        self.session.flush()
-        return row
+    def update_folders(self, found: Iterable[FoundFolder]) -> None:
+        """Make the models of everyone those of the folders found; those whose folder is gone are forgotten.
 
-    def scan(self, models_root: Path) -> Sequence[Model]:
-        """Register every model folder right under ``models_root``; forget base models whose folder is gone.
-
-        Folders that hold no readable model, hidden ones and links are left out with a warning.
+        A folder that cannot be used has a row too, with its problems.
         """
-        found = []
-        for folder in sorted(models_root.iterdir()) if models_root.is_dir() else []:
-            if folder.name.startswith(".") or folder.is_symlink() or not folder.is_dir():
+        rows = {row.reference: row for row in self.session.scalars(select(Model).where(Model.kind.in_(FOLDER_KINDS)))}
+        for folder in found:
+            values: dict[str, Any] = {
+                "kind": folder.kind,
+                "problems": [asdict(problem) for problem in folder.inspection.problems] or None,
+                **folder.inspection.description.columns(),
+            }
+            row = rows.pop(folder.reference, None)
+            if row is None:
+                self._add(folder, values)
                 continue
-            try:
-                found.append(self.register(folder.name, describe(folder)))
-            except (NotAModel, OSError) as error:
-                logger.warning("not registered as a model: %s", error)
-        kept = {row.id for row in found}
-        for row in self.session.scalars(select(Model).where(Model.kind == "base")).all():
-            if row.id not in kept and not (models_root / row.path).is_dir():
-                self.session.delete(row)
+            for column, value in values.items():
+                setattr(row, column, value)
+        for row in rows.values():
+            self.session.delete(row)
         self.session.flush()
-        return found
+
+    def _add(self, folder: FoundFolder, values: dict[str, Any]) -> None:
+        row = Model(
+            id=new_id("model"),
+            owner_id=None,
+            reference=folder.reference,
+            name=folder.name,
+            path=folder.name,
+            created_at=database_now(self.session),
+            **values,
+        )
+        try:
+            with self.session.begin_nested():
+                self.session.add(row)
+        except IntegrityError:
+            # Another process was first, or two names are told alike: one row is as good.
+            logger.info("%s is registered already", folder.reference)
 
     def _visible(self, owner_id: str) -> Select[Model]:
         gone = select(Job.id).where(Job.id == Model.job_id, Job.deleting.is_(True)).exists()

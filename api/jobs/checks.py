@@ -1,39 +1,37 @@
 """What can be known of a job before it runs, without torch: its models, whether they fit, its files.
 
-Every fault that can be found is reported at once. Models of the hub are not on this machine yet, so
-what depends on them is left to the trainer, which checks it again in any case.
+Every fault that can be found is reported at once. A model of the hub that is not on this machine yet is left to
+the trainer, which looks at every model again, by the same check, before it loads it.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Literal
 
 from sqlalchemy.orm import Session
 
 from api.http.problems import FieldError, Invalid
-from api.models.safety import code_fields
 from api.services import Services
 from minillm_core.spec import JobSpec
+from minillm_core.spec.model_folder import FolderProblem, Inspection, ModelDescription
 from minillm_core.spec.rows import BadRows, check_file
+from store.bytes.model_folders import FOLDER_NAME
 from store.db.errors import NotFound
 from store.db.tables import File, Model
 from store.files import FileRepository
 from store.models import ModelRepository
 
-# One folder right under the models root: no separators, nothing hidden, nothing that a shell or a URL reads otherwise.
-_FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}")
 _DATASET_PURPOSES = ("dataset", "fine-tune")
 _FEWEST_ROWS = 2
 
 
 @dataclass
 class Checked:
-    """What the references of a spec lead to; None for models of the hub."""
+    """What the references of a spec lead to; None for a model of the hub that is not on this machine."""
 
-    teacher: Model | None = None
-    student: Model | None = None
+    teacher: ModelDescription | None = None
+    student: ModelDescription | None = None
     dataset_rows: int = 0
     faults: list[FieldError] = field(default_factory=list)
     line: int | None = None
@@ -62,46 +60,64 @@ class _Models:
         self.found = found
         self.owner_id = owner_id
         self.settings = services.settings
+        self.catalogue = services.models
         self.repository = ModelRepository(session)
 
     def check(self, spec: JobSpec) -> None:
         found = self.found
-        found.teacher = self._causal_lm(spec.teacher.model, "/teacher/model")
+        found.teacher = self._causal_lm(spec.teacher.model, spec.teacher.revision, "/teacher/model")
         if spec.teacher.adapter is not None:
             self._adapter(spec.teacher.adapter)
         if spec.student.model is not None:
-            found.student = self._causal_lm(spec.student.model, "/student/model")
+            found.student = self._causal_lm(spec.student.model, spec.student.revision, "/student/model")
             if found.teacher is not None and found.student is not None:
                 self._pair(found.teacher, found.student)
         elif spec.student.prune_teacher is not None and found.teacher is not None:
             self._pruning(found.teacher, spec.student.prune_teacher.layers)
         self._context(spec)
 
-    def _causal_lm(self, reference: str, param: str) -> Model | None:
-        """The registered model, or None: of the hub, or not usable, which is noted as a fault."""
+    def _causal_lm(self, reference: str, revision: str | None, param: str) -> ModelDescription | None:
+        """The model, or None: of the hub and not here, or not usable, which is noted as a fault."""
         if reference.startswith("hub:"):
-            self._hub(param)
-            return None
-        model = self._registered(reference, param)
+            return self._on_the_hub(reference, revision, param)
+        model = self._row(reference, param)
         if model is None:
             return None
-        if not model.causal_lm:
-            what = model.architecture or "a model that names no architecture"
-            self.found.fault("not_a_causal_lm", param, f"{reference} is {what}, not a causal language model.")
+        if model.kind == "adapter":
+            self.found.fault("not_a_causal_lm", param, f"{reference} is an adapter: name it as teacher.adapter.")
             return None
-        if not self._safe(self._folder(model), reference, param):
-            return None
-        return model
+        return self._usable(self._inspection(model), reference, param)
 
-    def _hub(self, param: str) -> None:
+    def _on_the_hub(
+        self, reference: str, revision: str | None, param: str, kind: Literal["base", "adapter"] = "base"
+    ) -> ModelDescription | None:
         if not self.settings.hub_enabled:
             self.found.fault(
                 "hub_disabled", param, "This service takes no hub models (MINILLM_HUB_ENABLED): name one of /v1/models."
             )
+            return None
+        found = self.catalogue.inspect_hub(reference.removeprefix("hub:"), revision, kind)
+        return None if found is None else self._usable(found, f"{reference}, as it was last downloaded,", param)
 
-    def _registered(self, reference: str, param: str) -> Model | None:
+    def _usable(self, found: Inspection, named: str, param: str) -> ModelDescription | None:
+        if found.problems:
+            self.found.fault(found.problems[0].code, param, f"{named} cannot be used: {found.told}.")
+            return None
+        return found.description
+
+    def _inspection(self, model: Model) -> Inspection:
+        """What is wrong with a folder is in its row, which was brought up to date before; a student's has none."""
+        if model.kind == "student":
+            found = self.catalogue.inspect_row(model)
+            problems = found.problems
+        else:
+            problems = tuple(FolderProblem(**problem) for problem in model.problems or [])
+        columns = {name: getattr(model, name) for name in ModelDescription().columns()}
+        return Inspection(ModelDescription(**columns), problems)
+
+    def _row(self, reference: str, param: str) -> Model | None:
         name = reference.removeprefix("path:")
-        if reference.startswith("path:") and not _FOLDER_NAME.fullmatch(name):
+        if reference.startswith("path:") and not FOLDER_NAME.fullmatch(name):
             self.found.fault(
                 "model_not_found", param, "path: is followed by the name of one folder right under the models root."
             )
@@ -112,47 +128,23 @@ class _Models:
             self.found.fault("model_not_found", param, f"There is no model {reference}; GET /v1/models lists them.")
             return None
 
-    def _folder(self, model: Model) -> Path:
-        root = self.settings.models_dir if model.kind == "base" else self.settings.data_dir
-        return root / model.path
-
-    def _safe(self, folder: Path, reference: str, param: str) -> bool:
-        if unsafe := code_fields(folder):
-            self.found.fault(
-                "unsupported_model",
-                param,
-                f"{reference} would load code or cannot be read ({', '.join(unsafe)}); such models are refused.",
-            )
-            return False
-        return True
-
     def _adapter(self, reference: str) -> None:
-        """An adapter is a folder with adapter_config.json; it is not a model, so the registry does not have it."""
         param = "/teacher/adapter"
         if reference.startswith("hub:"):
-            self._hub(param)
+            self._on_the_hub(reference, None, param, "adapter")
             return
         if not reference.startswith("path:"):
             self.found.fault("model_not_found", param, "An adapter is named path:<folder> or hub:<id>.")
             return
-        name = reference.removeprefix("path:")
-        folder = self.settings.models_dir / name
-        if (
-            not _FOLDER_NAME.fullmatch(name)
-            or folder.is_symlink()
-            or not (folder / "adapter_config.json").is_file()
-            or not (folder / "adapter_model.safetensors").is_file()
-        ):
-            self.found.fault(
-                "model_not_found",
-                param,
-                f"{reference} is no folder right under the models root with adapter_config.json and "
-                "adapter_model.safetensors.",
-            )
+        model = self._row(reference, param)
+        if model is None:
             return
-        self._safe(folder, reference, param)
+        if model.kind != "adapter":
+            self.found.fault("adapter_invalid", param, f"{reference} is a model and not an adapter.")
+            return
+        self._usable(self._inspection(model), reference, param)
 
-    def _pair(self, teacher: Model, student: Model) -> None:
+    def _pair(self, teacher: ModelDescription, student: ModelDescription) -> None:
         param = "/student/model"
         if student.parameters > teacher.parameters:
             self.found.fault(
@@ -170,7 +162,7 @@ class _Models:
                 "text the same ids. Choose a student of the teacher's family, or prune_teacher.",
             )
 
-    def _pruning(self, teacher: Model, layers: int | list[int]) -> None:
+    def _pruning(self, teacher: ModelDescription, layers: int | list[int]) -> None:
         param = "/student/prune_teacher/layers"
         if isinstance(layers, list):
             if layers[-1] >= teacher.layers:

@@ -52,7 +52,7 @@ def jobs_create(
 ) -> Response:
     """Everything that can be known before training is checked here; the answer names every field at fault."""
     once = Once(caller.owner_id, "/v1/jobs", None if dry_run else idempotency_key, spec.model_dump_json())
-    services.registry.refresh()
+    services.models.refresh()
     with services.database.read() as session:
         if (earlier := once.earlier(session)) is not None:
             return _created(earlier.body, replayed=True)
@@ -264,7 +264,7 @@ def jobs_fork(
 ) -> Response:
     """The new job has this one's spec with the overrides merged in, and begins from the checkpoint's weights."""
     once = Once(caller.owner_id, f"/v1/jobs/{job_id}/fork", idempotency_key, fork.model_dump_json())
-    services.registry.refresh()
+    services.models.refresh()
     with services.database.read() as session:
         job = service.live_job(session, caller.owner_id, job_id)
         if (earlier := once.earlier(session)) is not None:

@@ -17,7 +17,8 @@ from api.jobs.checks import Checked, check
 from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
 from api.services import Services, wake_after_commit
 from minillm_core.spec import Failure, JobSpec, MiniLLM
-from store.db.tables import Checkpoint, Job, Model
+from minillm_core.spec.model_folder import ModelDescription
+from store.db.tables import Checkpoint, Job
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.repository import JobRepository
 
@@ -26,7 +27,7 @@ _FIXED_IN_A_FORK = ("teacher", "student")
 
 
 def checked(spec: JobSpec, *, owner_id: str, services: Services, session: Session) -> Checked:
-    """Every check of a new job but whether its models are still where they were: `registry.refresh` comes first.
+    """Every check of a new job but whether its models are still where they were: `models.refresh` comes first.
 
     Raises Invalid, InsufficientStorage.
     """
@@ -59,7 +60,7 @@ def dry_run(spec: JobSpec, found: Checked) -> DryRun:
     )
 
 
-def _dry_model(reference: str, model: Model | None) -> DryRunModel:
+def _dry_model(reference: str, model: ModelDescription | None) -> DryRunModel:
     return DryRunModel(
         reference=reference,
         parameters=model.parameters if model is not None else None,

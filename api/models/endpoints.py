@@ -1,4 +1,4 @@
-"""GET /v1/models: the base models under the models root, and the caller's own students."""
+"""GET /v1/models: the folders under the models root, and the caller's own students."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from api.auth import CallerDep
 from api.deps import ReadSession, ServicesDep, TransactionRoute
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
-from api.models.schemas import ModelOut
+from api.models.schemas import ModelOut, ModelProblem
 from store.db.tables import Model
 from store.models import ModelRepository
 
@@ -26,10 +26,10 @@ def models_list(
     after: After = None,
     before: Before = None,
     order: Order = "desc",
-    kind: Annotated[Literal["base", "student"] | None, Query()] = None,
+    kind: Annotated[Literal["base", "adapter", "student"] | None, Query()] = None,
 ) -> Page[ModelOut]:
-    """Models that a job may name. Folders put under the models root appear here by themselves."""
-    services.registry.refresh()
+    """Models that a job may name. Folders put under the models root appear here by themselves, with what is wrong."""
+    services.models.refresh()
     with cursor_problems(after, before):
         found = ModelRepository(session).list(
             caller.owner_id, limit=limit, after=after, before=before, order=order, kind=kind
@@ -40,7 +40,7 @@ def models_list(
 @router.get("/models/{model_id}", responses=problems(401, 404, 503), summary="Get a model")
 def models_get(model_id: str, caller: CallerDep, services: ServicesDep, session: ReadSession) -> ModelOut:
     """By its id, or by its reference such as `path:<folder>`."""
-    services.registry.refresh()
+    services.models.refresh()
     return model_out(ModelRepository(session).get(caller.owner_id, model_id))
 
 
@@ -62,5 +62,7 @@ def model_out(model: Model) -> ModelOut:
         tokenizer_fingerprint=model.tokenizer_fingerprint,
         dtype=model.dtype,
         bytes=model.bytes,
+        usable=not model.problems,
+        problems=[ModelProblem.model_validate(problem) for problem in model.problems or []],
         created_at=model.created_at,
     )

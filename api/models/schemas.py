@@ -8,18 +8,27 @@ from typing import Literal
 from api.http.schema import Out
 
 
+class ModelProblem(Out):
+    """Why a folder cannot be used."""
+
+    code: str
+    """The code with which a job that names it is refused."""
+    detail: str
+
+
 class ModelOut(Out):
     id: str
     object: Literal["model"]
     reference: str
     """How a job names it: `path:<folder>` or `model_...`."""
     kind: str
-    """`base` for a folder under the models root, `student` for one made here."""
+    """`base` or `adapter` for a folder under the models root, `student` for a model made here."""
     name: str
     job: str | None
     """The job that made it."""
     revision: str | None
     architecture: str
+    """Numbers and names are zero or empty where a folder could not be read."""
     causal_lm: bool
     parameters: int
     layers: int
@@ -29,4 +38,7 @@ class ModelOut(Out):
     """Models of equal fingerprints can teach and learn from each other."""
     dtype: str | None
     bytes: int
+    usable: bool
+    """Whether a job may name it; then there are no problems."""
+    problems: list[ModelProblem]
     created_at: datetime

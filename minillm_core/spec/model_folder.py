@@ -365,9 +365,9 @@ def _adapter(files: FolderFiles, found: _Findings) -> None:
         elif any(name.startswith("adapter_model.") for name in files.names):
             found.problem(BAD_ADAPTER, f"the adapter is pickled: only {ADAPTER_WEIGHTS} is read")
         else:
-            found.problem(BAD_ADAPTER, f"there is no {ADAPTER_WEIGHTS}")
+            raise Missing(f"there is no {ADAPTER_WEIGHTS}")
     except Unreadable as error:
-        found.problem(BAD_ADAPTER, str(error))
+        found.problem(INCOMPLETE if isinstance(error, Missing) else BAD_ADAPTER, str(error))
 
 
 # --------------------------------------------------------------------------------------------------- code

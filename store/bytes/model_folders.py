@@ -1,150 +1,117 @@
-"""What a model folder holds, read from its JSON files and safetensors headers without torch."""
+"""The folders right under the models root, each judged alone and read again only where something in it changed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import struct
-from dataclasses import asdict, dataclass
+import os
+import re
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-_LARGEST_JSON = 64 * 1024 * 1024
-_LARGEST_HEADER = 100 * 1024 * 1024
+from minillm_core.spec.folder_files import MOST_ENTRIES, shown
+from minillm_core.spec.model_folder import (
+    FolderProblem,
+    Inspection,
+    inspect_adapter,
+    inspect_model,
+    is_adapter,
+)
 
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
+FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\ud800-\udfff]{1,255}")
+"""Names of folders that a job can name: no separators, not hidden, nothing that a shell or a URL reads otherwise."""
 
+LINKED = "linked_folder"
+UNNAMEABLE = "folder_name"
 
-class NotAModel(Exception):
-    """The folder holds no model that can be described. The message says what is missing or wrong."""
+_REMEMBERED = 500
+_Signature = tuple[object, ...]
 
 
 @dataclass(frozen=True)
-class ModelDescription:
-    architecture: str
-    """First entry of `architectures` in config.json, such as `LlamaForCausalLM`."""
-    causal_lm: bool
-    parameters: int
-    """Elements of all tensors, tied ones once."""
-    layers: int
-    vocab_size: int
-    """Rows of the head as the config says, padding included."""
-    context_length: int | None
-    tokenizer_fingerprint: str | None
-    """sha256 over the vocabulary and merges: equal for tokenizers that give equal ids."""
-    dtype: str | None
-    bytes: int
-    """Size of all files together."""
+class FoundFolder:
+    """A folder under the models root, whatever is in it."""
 
-    def columns(self) -> dict[str, Any]:
-        """Keyword arguments for :class:`store.db.tables.Model`."""
-        return asdict(self)
+    name: str
+    kind: Literal["base", "adapter"]
+    inspection: Inspection
+
+    @property
+    def reference(self) -> str:
+        """How a spec names it."""
+        return f"path:{self.name}"
 
 
-def describe(folder: Path) -> ModelDescription:
-    """Describe a Hugging Face model folder.
+class ModelFolders:
+    """Looks at names, sizes and times of files, and reads them only where these are not those of the last time."""
 
-    Raises NotAModel where config.json or the safetensors weights are missing or unreadable.
-    """
-    config = _read_json(folder / "config.json")
-    # A model with several towers keeps the language model's numbers in a part of their own.
-    text = config.get("text_config")
-    shape = {**config, **text} if isinstance(text, dict) else config
-    architectures = config.get("architectures")
-    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise NotAModel(f"{folder.name}: no .safetensors file")
-    sizes = [_tensor_sizes(path) for path in weights]
-    dtype = config.get("dtype") or config.get("torch_dtype")
-    return ModelDescription(
-        architecture=architecture,
-        causal_lm=architecture.endswith(("ForCausalLM", "LMHeadModel")),
-        parameters=sum(sum(tensors.values()) for tensors in sizes),
-        layers=_number(shape, _LAYERS) or 0,
-        vocab_size=_number(shape, ("vocab_size",)) or 0,
-        context_length=_number(shape, _CONTEXT),
-        tokenizer_fingerprint=tokenizer_fingerprint(folder),
-        dtype=str(dtype) if dtype is not None else None,
-        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-    )
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._seen: OrderedDict[tuple[Path, str], tuple[_Signature, Inspection]] = OrderedDict()
+        self._lock = threading.Lock()
 
+    def look(self) -> tuple[FoundFolder, ...]:
+        """All folders but hidden ones, by name. Raises OSError where the root cannot be listed; none without a root."""
+        if not self.root.is_dir():
+            return ()
+        return tuple(self._found(name) for name in sorted(os.listdir(self.root)) if self._is_candidate(name))
 
-def tokenizer_fingerprint(folder: Path) -> str | None:
-    """sha256 of what decides the ids of a text; None without tokenizer files.
+    def inspect(self, folder: Path, root: Path, kind: Literal["base", "adapter"] = "base") -> Inspection:
+        """What a folder holds. Its files that are links are read as far as they lie under ``root``."""
+        key, signature = (folder, kind), _signature(folder)
+        with self._lock:
+            seen = self._seen.get(key)
+        if seen is not None and seen[0] == signature:
+            return seen[1]
+        found = (inspect_adapter if kind == "adapter" else inspect_model)(folder, root)
+        with self._lock:
+            self._seen[key] = (signature, found)
+            self._seen.move_to_end(key)
+            while len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+        return found
 
-    ``tokenizer.json`` counts by its model (vocabulary and merges), added tokens, normalizer and
-    pre-tokenizer, so that truncation, padding and templates do not tell equal tokenizers apart.
-    """
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        content = _read_json(path)
-        model = content.get("model") if isinstance(content.get("model"), dict) else {}
-        assert isinstance(model, dict)
-        merges = model.get("merges") or []
-        parts = {
-            "type": model.get("type"),
-            "vocab": model.get("vocab"),
-            # Written as "a b" by older versions and as ["a", "b"] by newer ones.
-            "merges": [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges],
-            "added": sorted(
-                (token.get("id", -1), token.get("content", "")) for token in content.get("added_tokens") or []
-            ),
-            "normalizer": content.get("normalizer"),
-            "pre_tokenizer": content.get("pre_tokenizer"),
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    digest = hashlib.sha256()
-    found = False
-    for name in _TOKENIZER_FILES[1:]:
-        path = folder / name
-        if path.is_file():
-            found = True
-            digest.update(name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest() if found else None
+    def _is_candidate(self, name: str) -> bool:
+        folder = self.root / name
+        return not name.startswith(".") and (folder.is_dir() or (folder.is_symlink() and not folder.is_file()))
+
+    def _found(self, name: str) -> FoundFolder:
+        folder = self.root / name
+        if folder.is_symlink():
+            detail = "the folder is a link, and links are not followed: move the model here, or mount it"
+            return FoundFolder(_told(name), "base", Inspection(problems=(FolderProblem(LINKED, detail),)))
+        if not FOLDER_NAME.fullmatch(name):
+            detail = "the folder's name cannot be written in a job: rename it"
+            return FoundFolder(_told(name), "base", Inspection(problems=(FolderProblem(UNNAMEABLE, detail),)))
+        kind: Literal["base", "adapter"] = "adapter" if is_adapter(folder) else "base"
+        return FoundFolder(name, kind, self.inspect(folder, self.root, kind))
 
 
-def _number(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53:
-            return value
-    return None
+def _told(name: str) -> str:
+    return name if FOLDER_NAME.fullmatch(name) else shown(name, 255)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise NotAModel(f"{path.parent.name}: no {path.name}")
-    if path.stat().st_size > _LARGEST_JSON:
-        raise NotAModel(f"{path.parent.name}: {path.name} is larger than {_LARGEST_JSON} bytes")
+def _signature(folder: Path) -> _Signature:
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise NotAModel(f"{path.parent.name}: {path.name} is not JSON") from error
-    if not isinstance(content, dict):
-        raise NotAModel(f"{path.parent.name}: {path.name} is not a JSON object")
-    return content
+        return (_stamp(os.stat(folder)), *sorted(_entries(folder)))
+    except OSError as error:
+        return (error.errno,)
 
 
-def _tensor_sizes(path: Path) -> dict[str, int]:
-    """Elements of each tensor, from the header: 8 bytes of little-endian length, then JSON."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _LARGEST_HEADER:
-                raise ValueError("header too large")
-            header = json.loads(file.read(length))
-        sizes: dict[str, int] = {}
-        end = 0
-        for name, entry in header.items():
-            if name != "__metadata__":
-                sizes[name] = math.prod(int(extent) for extent in entry["shape"])
-                end = max(end, int(entry["data_offsets"][1]))
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise NotAModel(f"{path.parent.name}: {path.name} is not a safetensors file") from error
-    if path.stat().st_size < 8 + length + end:
-        raise NotAModel(f"{path.parent.name}: {path.name} is cut short")
-    return sizes
+def _entries(folder: Path) -> Iterator[tuple[object, ...]]:
+    with os.scandir(folder) as entries:
+        for number, entry in enumerate(entries):
+            if number > MOST_ENTRIES:
+                return  # Such a folder is refused for that alone.
+            try:
+                yield (entry.name, *_stamp(entry.stat()))
+            except OSError as error:
+                yield (entry.name, error.errno)
+
+
+def _stamp(status: os.stat_result) -> tuple[object, ...]:
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return (status.st_mode, status.st_ino, size, status.st_mtime_ns, status.st_ctime_ns)

@@ -45,6 +45,7 @@ class Base(DeclarativeBase):
         dict[str, str]: Json,
         dict[str, float]: Json,
         list[str]: Json,
+        list[dict[str, str]]: Json,
         JobState: Word(JobState),
         DesiredState: Word(DesiredState),
         Keep: Word(Keep),
@@ -293,7 +294,7 @@ class File(Base):
 
 
 class Model(Base):
-    """A model in the registry: one found under the models root, or a student that a job made."""
+    """A model: a folder found under the models root, or a student that a job made."""
 
     __tablename__ = "models"
 
@@ -303,10 +304,10 @@ class Model(Base):
     reference: Mapped[str] = mapped_column(Key(500), unique=True)
     """How a spec names it: `path:<name>` or `model_...`."""
     kind: Mapped[str] = mapped_column(String(16))
-    """`base` or `student`."""
+    """`base`, `adapter` or `student`."""
     name: Mapped[str]
     path: Mapped[str]
-    """Folder: under the models root for `base`, under the data folder for `student`."""
+    """Folder: under the data folder for `student`, else under the models root."""
     job_id: Mapped[str | None] = mapped_column(Id)
     revision: Mapped[str | None]
     architecture: Mapped[str]
@@ -318,6 +319,8 @@ class Model(Base):
     tokenizer_fingerprint: Mapped[str | None]
     dtype: Mapped[str | None]
     bytes: Mapped[int]
+    problems: Mapped[list[dict[str, str]] | None]
+    """Why it cannot be used, as `code` and `detail`; None where it can."""
     created_at: Mapped[dt.datetime]
 
     __table_args__ = (Index("ix_models_created_at_id", "created_at", "id"),)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, load_only
 from sqlalchemy.orm.util import identity_key
 
 from minillm_core.spec import Failure, FailureCategory, Manifest
-from store.bytes.model_folders import ModelDescription
+from minillm_core.spec.model_folder import ModelDescription
 from store.db.clock import database_now
 from store.db.database import DATABASE_AWAY
 from store.db.errors import UnverifiedStudent
@@ -52,7 +52,7 @@ class Student:
     manifest: bytes
     """Content of the student folder's ``manifest.json``; its sha256 must be the one the trainer reported."""
     description: ModelDescription
-    """What :func:`store.bytes.model_folders.describe` says of the folder."""
+    """What :func:`minillm_core.spec.model_folder.inspect_model` says of the folder."""
 
 
 class _Kind(enum.Enum):
@@ -93,7 +93,7 @@ class Outcome:
 def settle(session: Session, job: Job, attempt: Attempt, outcome: Outcome, policy: RetryPolicy) -> None:
     """End ``attempt`` of the locked, held ``job`` and apply what follows.
 
-    - succeeded: `succeeded`, whatever was desired, and the student joins the model registry;
+    - succeeded: `succeeded`, whatever was desired, and the student becomes a model;
     - any other end of a job being cancelled: `cancelled`;
     - stopped: `paused`, or `queued` where nobody asked (an interruption counts against nothing);
     - failed with code `time_limit` on a job that has a deadline: `expired`;

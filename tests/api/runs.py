@@ -19,7 +19,7 @@ from minillm_core.spec import (
     StudentEvent,
     TrainerEvent,
 )
-from store.bytes.model_folders import ModelDescription
+from minillm_core.spec.model_folder import ModelDescription
 from store.jobs.endings import Outcome, RetryPolicy, Student
 from store.jobs.leases import Claim, claim, finish, record
 

@@ -13,7 +13,7 @@ from typing import Any
 from minillm import Client
 from minillm.specfile import read_spec
 from minillm_core.spec import MANIFEST_FILE, STUDENT_DIR, Failure, FailureCategory, Manifest, ManifestFile, parse_event
-from store.bytes.model_folders import describe
+from minillm_core.spec.model_folder import inspect_model
 from store.db.database import Database
 from store.jobs.endings import Outcome, Student
 from store.jobs.leases import Claim, claim, finish, record
@@ -102,7 +102,11 @@ class Service:
         }
         self.say(taken, event)
         with self.database.write() as session:
-            finish(session, taken, Outcome.succeeded(Student(manifest=manifest, description=describe(folder))))
+            finish(
+                session,
+                taken,
+                Outcome.succeeded(Student(manifest=manifest, description=inspect_model(folder).description)),
+            )
         return folder
 
     def fail(self, taken: Claim) -> None:

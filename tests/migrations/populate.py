@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 
 from minillm_core.spec import MessageEvent
+from minillm_core.spec.model_folder import Inspection
 from store.api_keys import KeyRepository
+from store.bytes.model_folders import FoundFolder
 from store.db.clock import database_now
 from store.db.database import Database
 from store.db.ids import new_id
@@ -45,7 +47,7 @@ def populate(database: Database) -> None:
             ]
             for owner in OWNERS
         }
-        ModelRepository(session).register("teacher", scenes.DESCRIPTION, revision="main")
+        ModelRepository(session).update_folders([FoundFolder("teacher", "base", Inspection(scenes.DESCRIPTION))])
         workers = WorkerRepository(session)
         devices = {"cpus": 2, "gpus": [{"index": "0", "memory": 16 << 30}, {"index": "1", "memory": 16 << 30}]}
         worker = workers.register(host="host", pid=2, heartbeat_seconds=5.0, devices=devices).id

@@ -24,7 +24,7 @@ from minillm_core.spec import (
     ProgressEvent,
     StudentEvent,
 )
-from store.bytes.model_folders import ModelDescription
+from minillm_core.spec.model_folder import ModelDescription
 from store.db.database import Database
 from store.db.tables import Attempt, Job
 from store.jobs.leases import Claim, Outcome, Student, claim

@@ -60,7 +60,7 @@ def prepare(
 ) -> PreparedRun:
     """Write ``spec.json`` and ``run.json`` into the attempt's own folder.
 
-    `model_folder` gives the folder of a model in the registry, or None. `keep_going` is asked between checkpoints,
+    `model_folder` gives the folder of a model, or None. `keep_going` is asked between checkpoints,
     whose verification can take minutes.
     Raises Unresolvable, pydantic.ValidationError for a spec this version cannot read, and OSError.
     """

@@ -31,7 +31,7 @@ from minillm_core.spec import (
     StudentEvent,
     TrainerEvent,
 )
-from store.bytes.model_folders import NotAModel, describe
+from minillm_core.spec.model_folder import inspect_model
 from store.db.database import DATABASE_AWAY, Database
 from store.db.errors import StaleAttempt, UnverifiedStudent
 from store.jobs.endings import Outcome, RetryPolicy, Student
@@ -80,7 +80,7 @@ class Supervisor:
         model_folder: Callable[[str], Path | None],
     ) -> None:
         """`claimed_at`: boot time from before the claim was sent; `drain`: set when the worker shall hand back its
-        job; `model_folder`: folder of a model in the registry, or None."""
+        job; `model_folder`: folder of a model, or None."""
         self._database = database
         self._settings = settings
         self._launcher = launcher
@@ -400,9 +400,13 @@ class Supervisor:
             return None, "its folder lies outside of the run folder"
         try:
             verify(folder, kind="student", manifest_sha256=self._student.manifest_sha256)
-            return Student((folder / MANIFEST_FILE).read_bytes(), describe(folder)), None
-        except (ManifestError, NotAModel, OSError) as error:
+            manifest = (folder / MANIFEST_FILE).read_bytes()
+        except (ManifestError, OSError) as error:
             return None, str(error)
+        found = inspect_model(folder, folder)
+        if found.description.parameters == 0:
+            return None, found.told
+        return Student(manifest, found.description), None
 
 
 def _infrastructure(code: str, message: str) -> Outcome:

@@ -312,8 +312,8 @@ class TestAdapters:
             ("adapter_config.json", b'{"peft_type": "LORA", "auto_map": {"a": "b.C"}}', UNSUPPORTED, "auto_map"),
             ("adapter_model.safetensors", POINTER, "adapter_invalid", "git lfs pull"),
             ("adapter_model.safetensors", b"\xff" * 80, "adapter_invalid", "not a safetensors file"),
-            ("adapter_model.safetensors", None, "adapter_invalid", "no adapter_model.safetensors"),
-            ("adapter_config.json", None, "adapter_invalid", "no adapter_config.json"),
+            ("adapter_model.safetensors", None, INCOMPLETE, "no adapter_model.safetensors"),
+            ("adapter_config.json", None, INCOMPLETE, "no adapter_config.json"),
         ],
         ids=range(9),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minillm_core.spec import Failure, FailureCategory
-from store.bytes.model_folders import ModelDescription
+from minillm_core.spec.model_folder import ModelDescription
 from store.jobs.endings import Outcome, Student
 from worker.attempt.ending import Ending, StopReason, judge, out_of_memory_kills, split_status
 

@@ -1,0 +1,65 @@
+"""Keeps the store's models in step with the folders under the models root, and looks into those that lie elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Literal
+
+from minillm_core.spec.hub_cache import cache_folder, cached_snapshot
+from minillm_core.spec.model_folder import INCOMPLETE, Inspection
+from store.bytes.model_folders import FoundFolder, ModelFolders
+from store.db.database import Database
+from store.db.tables import Model
+from store.models import ModelRepository
+from store.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class ModelCatalogue:
+    """What it writes is a cache of the disk, so that a GET may call it and still be safe."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._folders = ModelFolders(settings.models_dir)
+        self._written: tuple[FoundFolder, ...] | None = None
+        self._lock = threading.Lock()
+
+    def refresh(self) -> None:
+        """Bring the store up to date where a folder has come, gone or changed."""
+        with self._lock:
+            try:
+                found = self._folders.look()
+            except OSError as error:
+                logger.warning("the models root cannot be listed: %s", error)
+                return
+            if found != self._written:
+                with self._database.write() as session:
+                    ModelRepository(session).update_folders(found)
+                self._written = found
+
+    def inspect_row(self, model: Model) -> Inspection:
+        """What lies in the folder of a model; nothing is said of one that is not on this machine."""
+        root = self._settings.data_dir if model.kind == "student" else self._settings.models_dir
+        folder = root / model.path
+        if not folder.is_dir():
+            return Inspection()
+        return self._folders.inspect(folder, root, "adapter" if model.kind == "adapter" else "base")
+
+    def inspect_hub(
+        self, repository: str, revision: str | None, kind: Literal["base", "adapter"] = "base"
+    ) -> Inspection | None:
+        """What lies in the hub's cache of this machine; None where the model is not there, or not whole.
+
+        A download may have broken off or be under way: that files are missing is no problem, what is there may be.
+        """
+        folder = cached_snapshot(cache_folder(os.environ), repository, revision)
+        if folder is None:
+            return None
+        # The files of a snapshot are links to where the cache keeps them.
+        found = self._folders.inspect(folder, folder.parent.parent, kind)
+        here = tuple(problem for problem in found.problems if problem.code != INCOMPLETE)
+        return None if found.problems and not here else Inspection(found.description, here)
