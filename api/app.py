@@ -23,6 +23,7 @@ from api.health.endpoints import router as health
 from api.health.metrics import JobCollector
 from api.http import errors, openapi
 from api.http.hosts import AllowedHosts
+from api.http.intake import check_request
 from api.http.middleware.authentication import AuthenticationMiddleware
 from api.http.middleware.body_limit import BodyLimitMiddleware
 from api.http.middleware.metrics import MetricsMiddleware, RequestMetrics
@@ -86,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health)
     app.include_router(_heads(health))
     for router in (files, models, jobs, events, metrics, logs, attempts, checkpoints, artifacts, workers, keys):
-        dependencies = [bearer, Depends(only_known_parameters)]
+        dependencies = [bearer, Depends(check_request), Depends(only_known_parameters)]
         app.include_router(router, dependencies=dependencies)
         app.include_router(_heads(router), dependencies=dependencies)
     openapi.install(app)

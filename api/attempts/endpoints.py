@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 
 from api.attempts.schemas import AttemptOut
 from api.deps import JobDep, ReadSession, TransactionRoute
@@ -21,5 +23,5 @@ def attempts_list(job: JobDep, session: ReadSession) -> Page[AttemptOut]:
 
 
 @router.get("/jobs/{job_id}/attempts/{number}", responses=problems(401, 404, 422, 503), summary="Get an attempt")
-def attempts_get(job: JobDep, number: int, session: ReadSession) -> AttemptOut:
+def attempts_get(job: JobDep, number: Annotated[int, Path(ge=1, lt=2**31)], session: ReadSession) -> AttemptOut:
     return AttemptOut.model_validate(JobRepository(session).attempt(job, number))

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Literal
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic import Field
 
-from api.http.schema import In, Out
-
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-
-
-def _rfc3339(value: Any) -> Any:
-    if not isinstance(value, str) or _TIME.fullmatch(value) is None:
-        raise ValueError("This is a time with its offset (RFC 3339), such as 2030-01-31T12:00:00Z.")
-    return value
-
-
-def _utc(value: datetime) -> datetime:
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("This time lies outside of the years 1 to 9999.") from None
-
-
-Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
-"""An RFC 3339 date-time, in UTC once it is read."""
+from api.http.schema import In, Out, Time
 
 
 class CheckpointOut(Out):

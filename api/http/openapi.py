@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import Field
 
+from api.http.intake import MAX_PARAMETER
 from api.http.problems import MEDIA_TYPE
 from api.http.schema import Out
 
@@ -85,6 +86,13 @@ def _common(path: str, operation: dict[str, Any]) -> list[int]:
     return [*known, 400, 413, 415] if "requestBody" in operation else known
 
 
+def _say_longest(schema: dict[str, Any]) -> None:
+    """What :mod:`api.http.intake` holds every parameter against that has no length of its own."""
+    for branch in (schema, *schema.get("anyOf", ())):
+        if branch.get("type") == "string" and "enum" not in branch:
+            branch.setdefault("maxLength", MAX_PARAMETER)
+
+
 def install(app: FastAPI) -> None:
     """Complete the document: the errors that all operations have, their media type, and an example of each answer."""
     generate = app.openapi
@@ -95,6 +103,8 @@ def install(app: FastAPI) -> None:
             for path, operations in document["paths"].items():
                 for operation in operations.values():
                     responses = operation["responses"]
+                    for parameter in operation.get("parameters", ()):
+                        _say_longest(parameter["schema"])
                     for status in _common(path, operation):
                         responses.setdefault(str(status), {"description": http.HTTPStatus(status).phrase})
                     for status, response in responses.items():

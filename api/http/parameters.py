@@ -10,7 +10,8 @@ import re
 from fastapi import Request
 from fastapi.routing import APIRoute
 
-from api.http.problems import FieldError, Invalid
+from api.http.intake import MAX_NAME, check_form
+from api.http.problems import FieldError, invalid
 from api.http.validation import pointer
 
 _IN_BRACKETS = re.compile(r"([^\[\]]+)\[.*\]", re.DOTALL)
@@ -27,12 +28,10 @@ async def only_known_parameters(request: Request) -> None:
         inner = _IN_BRACKETS.fullmatch(name)
         if name not in plain and not (inner and inner[1] in deep):
             takes = ", ".join([*sorted(plain), *(f"{known}[...]" for known in sorted(deep))]) or "none"
-            faults.append(
-                FieldError("unknown_parameter", name, f"There is no query parameter {name!r} here; there are: {takes}.")
-            )
+            detail = f"There is no query parameter {name[:MAX_NAME]!r} here; there are: {takes}."
+            faults.append(FieldError("unknown_parameter", name[:MAX_NAME], detail))
     if faults:
-        first = faults[0]
-        raise Invalid(first.detail, code=first.code, param=first.param, errors=faults)
+        raise invalid(faults)
 
 
 async def only_known_parts(request: Request) -> None:
@@ -40,16 +39,15 @@ async def only_known_parts(request: Request) -> None:
     route = request.scope["route"]
     known = {field.alias for field in route.dependant.body_params}
     form = await request.form()  # read already: the framework keeps it at the request
-    faults = []
-    for name in form:
+    faults = [*check_form(form)]
+    for name in form if not faults else ():
         if name not in known:
-            detail = f"There is no field {name!r} here; there are: {', '.join(sorted(known))}."
-            faults.append(FieldError("unknown_field", pointer([name]), detail))
+            detail = f"There is no field {name[:MAX_NAME]!r} here; there are: {', '.join(sorted(known))}."
+            faults.append(FieldError("unknown_field", pointer([name[:MAX_NAME]]), detail))
         elif len(form.getlist(name)) > 1:
             faults.append(FieldError("invalid_value", pointer([name]), f"One {name} a request."))
     if faults:
-        first = faults[0]
-        raise Invalid(first.detail, code=first.code, param=first.param, errors=faults)
+        raise invalid(faults)
 
 
 def _parameters(route: APIRoute) -> tuple[set[str], set[str]]:

@@ -5,7 +5,7 @@ Beside the RFC's `type`, `title`, `status`, `detail` and `instance` (the request
 - `code`: a stable snake_case name to program against;
 - `param`: the field at fault, a JSON pointer (RFC 6901) into the body, or the bare name of a query,
   path or header parameter; null where no single field is;
-- `errors`: every fault found, each `{code, param, detail}`;
+- `errors`: the faults found, each `{code, param, detail}`, the first fifty of them;
 - `retryable`: whether the same request may succeed later.
 
 An error is a class that carries its status, raised anywhere below an endpoint.
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import http
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from starlette.exceptions import HTTPException
@@ -24,6 +24,8 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 MEDIA_TYPE = "application/problem+json"
+MAX_FAULTS = 50
+MAX_DETAIL = 1000
 
 _CODES = {
     400: "bad_request",
@@ -165,6 +167,23 @@ class InsufficientStorage(Problem):
     status = 507
 
 
+def invalid(
+    faults: Sequence[FieldError], *, where: bool = False, extensions: Mapping[str, Any] | None = None
+) -> Invalid:
+    """The problem of all these faults: the first in its detail (``where``: with its field), fifty in its errors."""
+    told = [
+        fault if len(fault.detail) <= MAX_DETAIL else replace(fault, detail=f"{fault.detail[:MAX_DETAIL]} ...")
+        for fault in faults[:MAX_FAULTS]
+    ]
+    first, *others = told
+    more = f" ({len(others)} more in errors)" if others else ""
+    if left_out := len(faults) - len(told):
+        more = f" ({len(others)} more in errors, and {left_out:,} more)"
+    field = f"{first.param}: " if where and first.param else ""
+    detail = f"{field}{first.detail}{more}"
+    return Invalid(detail, code=first.code, param=first.param, errors=told, extensions=extensions)
+
+
 def request_id(scope: Scope) -> str:
     """The id of this request: empty only where the request-id middleware has not run."""
     return str(scope.get("state", {}).get("request_id", ""))
@@ -212,9 +231,9 @@ def problem_response(scope: Scope, problem: HTTPException) -> Response:
     else:
         code = _CODES.get(status, "internal_error" if status >= 500 else "bad_request")
         if status == 404:
-            detail = f"There is nothing at {scope['path']}; GET /openapi.json describes what there is."
+            detail = f"There is nothing at {scope['path'][:200]}; GET /openapi.json describes what there is."
         elif status == 405:
-            detail = f"{scope['path']} does not answer to {scope['method']}."
+            detail = f"{scope['path'][:200]} does not answer to {scope['method']}."
         else:
             detail = str(problem.detail)
         body = problem_body(
@@ -225,7 +244,8 @@ def problem_response(scope: Scope, problem: HTTPException) -> Response:
             errors=[FieldError(code, None, detail)],
         )
     return Response(
-        json.dumps(body, ensure_ascii=False),
+        # What a server may have let through of a path is no reason for an error of ours.
+        json.dumps(body, ensure_ascii=False).encode(errors="replace"),
         status_code=status,
         # Also here, for the one answer that is given outside of the request-id middleware: 500.
         headers={**(problem.headers or {}), "X-Request-Id": request_id(scope)},

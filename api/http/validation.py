@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.datastructures import FormData
 
-from api.http.problems import BadRequest, FieldError, Invalid, Problem, UnsupportedMediaType
+from api.http.problems import BadRequest, FieldError, Problem, UnsupportedMediaType, invalid
 
 _CODES = {
     "extra_forbidden": "unknown_field",
@@ -103,11 +103,7 @@ def validation_problem(errors: Sequence[Mapping[str, Any]], body: Any, *, media_
         if fault.detail not in known.detail:
             detail = f"{known.detail}; or: {fault.detail}"
             unique[fault.code, fault.param] = FieldError(fault.code, fault.param, detail)
-    faults = list(unique.values())
-    first = faults[0]
-    where = f"{first.param}: " if first.param else ""
-    more = f" ({len(faults) - 1} more in errors)" if len(faults) > 1 else ""
-    return Invalid(f"{where}{first.detail}{more}", code=first.code, param=first.param, errors=faults)
+    return invalid(list(unique.values()), where=True)
 
 
 def _unsupported(errors: Sequence[Mapping[str, Any]], body: Any, media_type: str | None) -> Problem | None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
-from api.http.problems import FieldError, Invalid
+from api.http.problems import FieldError, invalid
 from api.services import Services
 from minillm_core.spec import JobSpec
 from minillm_core.spec.model_folder import FolderProblem, Inspection, ModelDescription
@@ -46,12 +46,7 @@ def check(spec: JobSpec, *, owner_id: str, services: Services, session: Session)
     _Models(found, owner_id, services, session).check(spec)
     _Files(found, owner_id, services, session).check(spec)
     if found.faults:
-        first = found.faults[0]
-        more = f" ({len(found.faults) - 1} more in errors)" if len(found.faults) > 1 else ""
-        extensions = {"line": found.line} if found.line is not None else None
-        raise Invalid(
-            f"{first.detail}{more}", code=first.code, param=first.param, errors=found.faults, extensions=extensions
-        )
+        raise invalid(found.faults, extensions={"line": found.line} if found.line is not None else None)
     return found
 
 

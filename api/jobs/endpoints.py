@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request
+from pydantic import Field
 from pydantic_core import from_json
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
@@ -29,6 +30,7 @@ from store.jobs.vocabulary import Keep, RetryFrom
 
 router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["jobs"])
 
+_States = Annotated[list[JobState], Field(max_length=16)]
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
@@ -89,7 +91,11 @@ def _created(body: str, *, replayed: bool = False) -> Response:
                 "name": "metadata",
                 "in": "query",
                 "style": "deepObject",
-                "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+                "schema": {
+                    "type": "object",
+                    "maxProperties": 16,
+                    "additionalProperties": {"type": "string", "maxLength": 512},
+                },
                 "description": "Only jobs with these pairs: `metadata[team]=search`.",
             }
         ]
@@ -103,8 +109,8 @@ def jobs_list(
     after: After = None,
     before: Before = None,
     order: Order = "desc",
-    status: Annotated[list[JobState] | None, Query(description="Only jobs in one of these states.")] = None,
-    state: Annotated[list[JobState] | None, Query(description="The same as `status`.")] = None,
+    status: Annotated[_States | None, Query(description="Only jobs in one of these states.")] = None,
+    state: Annotated[_States | None, Query(description="The same as `status`.")] = None,
 ) -> Page[JobOut]:
     """Newest first unless `order=asc`; filters narrow the list, and a page's ids are its cursors."""
     jobs = JobRepository(session)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from api.http.schema import In, Out
+from api.http.schema import In, Out, Time
 
 OWNER_ID = r"^[A-Za-z0-9_.-]{1,40}$"
 
 
 class KeyIn(In):
     name: str = Field(min_length=1, max_length=200)
-    owner_id: str | None = Field(None, pattern=OWNER_ID)
+    owner_id: str | None = Field(None, max_length=40, pattern=OWNER_ID)
     """Whose jobs, files and students the key sees; the caller's own when left out."""
     scopes: list[Literal["admin", "jobs:priority"]] = Field(default_factory=list, max_length=2)
     """`admin`: may do everything, also make and revoke keys and drain workers. `jobs:priority`: may give its jobs a
     priority above 0, so that they run before those of others."""
-    expires_at: AwareDatetime | None = None
+    expires_at: Time | None = None
 
 
 class KeyOut(Out):
