@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
 from store.db.clock import database_now
@@ -79,11 +79,6 @@ class FileRepository:
         return page(
             self.session, statement, File.created_at, File.id, limit=limit, order=order, after=after, before=before
         )
-
-    def total_bytes(self, owner_id: str) -> int:
-        """Size of all the owner's files."""
-        statement = select(func.coalesce(func.sum(File.bytes), 0)).where(File.owner_id == owner_id)
-        return int(self.session.scalar(statement) or 0)
 
     def request_delete(self, file: File) -> None:
         """Mark it for deletion; a sweep finishes it.

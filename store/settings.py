@@ -61,6 +61,14 @@ class Settings(BaseSettings):
     pool_timeout_seconds: float = Field(5.0, gt=0)
     """Longest wait of a request for a database connection before it is answered with 503."""
 
+    max_queued_jobs: int = Field(500, ge=0)
+    """Queued jobs that one owner may have; more are refused with 429. 0: no limit."""
+    max_running_jobs: int = Field(0, ge=0)
+    """Jobs of one owner that workers run at a time; further ones wait in the queue. 0: no limit."""
+    max_stored_bytes: int = Field(0, ge=0)
+    """Size of one owner's files, checkpoints and students from which on uploads and new work are refused with 429.
+    0: no limit."""
+
     lease_seconds: float = Field(30.0, gt=0)
     """A holder that has not renewed for so long has lost its job."""
     heartbeat_seconds: float = Field(5.0, gt=0)

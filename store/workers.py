@@ -17,6 +17,8 @@ from store.db.tables import Job, Worker
 from store.jobs.vocabulary import HELD
 
 _LATE_HEARTBEATS = 3
+_LONGEST_SILENCE = dt.timedelta(hours=1)
+"""Who has been silent for longer than any heartbeat may take need not be looked at."""
 
 
 class WorkerRepository:
@@ -93,12 +95,19 @@ class WorkerRepository:
             statement = statement.where(Worker.stopped_at.is_(None))
         return self.session.scalars(statement).all()
 
+    def online(self) -> Sequence[Worker]:
+        """Those that are there now, draining and dirty ones too."""
+        now = database_now(self.session)
+        rows = self.session.scalars(
+            select(Worker).where(Worker.stopped_at.is_(None), Worker.heartbeat_at > now - _LONGEST_SILENCE)
+        )
+        return [row for row in rows if self.is_online(row, now)]
+
     def idle(self) -> int:
         """How many workers would take a job now: online, neither draining nor dirty, and holding none."""
         now = database_now(self.session)
         busy = select(Job.id).where(Job.lease_owner == Worker.id, Job.state.in_(HELD)).exists()
-        # What has been silent for longer than any heartbeat may take need not be looked at.
-        recent = Worker.heartbeat_at > now - dt.timedelta(hours=1)
+        recent = Worker.heartbeat_at > now - _LONGEST_SILENCE
         rows = self.session.scalars(
             select(Worker)
             .where(Worker.stopped_at.is_(None), Worker.draining.is_(False), Worker.slot_dirty.is_(None), recent)

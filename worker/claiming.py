@@ -94,7 +94,14 @@ class ClaimLoop:
     def _claim(self) -> Claim | None:
         try:
             with self._database.write() as session:
-                return claim(session, self._worker_id, socket.gethostname(), os.getpid(), self._settings.lease_seconds)
+                return claim(
+                    session,
+                    self._worker_id,
+                    socket.gethostname(),
+                    os.getpid(),
+                    self._settings.lease_seconds,
+                    running_per_owner=self._settings.max_running_jobs,
+                )
         except SQLAlchemyError as error:
             logger.warning("looking for work failed: %s", type(error).__name__)
         except Exception:

@@ -36,7 +36,7 @@ _UPLOAD_EXAMPLE = {
 @router.post(
     "/files",
     status_code=201,
-    responses=problems(400, 401, 413, 415, 422, 503, 507),
+    responses=problems(400, 401, 413, 415, 422, 429, 503, 507),
     dependencies=[Depends(only_known_parts), UploadTurn],
     summary="Upload a file",
     description=f"Every line is checked before the file is accepted. {DATASET_SHAPES} {CORPUS_SHAPES} "

@@ -15,6 +15,7 @@ from store.bytes.blobs import BlobTooLarge
 from store.db.ids import new_id
 from store.db.tables import File
 from store.files import FileRepository
+from store.quotas import check_stored
 
 _CHUNK_BYTES = 1 << 20
 MAX_FILENAME = 255
@@ -28,7 +29,7 @@ def rows_problem(error: BadRows, *, param: str) -> Invalid:
 
 
 def keep_upload(services: Services, *, owner_id: str, stream: BinaryIO, filename: str, purpose: str) -> File:
-    """Raises Invalid for rows that are not as `purpose` needs them, TooLarge, InsufficientStorage."""
+    """Raises Invalid for rows that are not as `purpose` needs them, TooLarge, InsufficientStorage, QuotaExceeded."""
     if len(filename) > MAX_FILENAME:
         raise Invalid(f"A file name has at most {MAX_FILENAME} characters.", param="/file")
     try:
@@ -41,6 +42,10 @@ def keep_upload(services: Services, *, owner_id: str, stream: BinaryIO, filename
     if size > limit:
         raise file_too_large(limit)
     require_space(services.settings, size)
+    if services.settings.max_stored_bytes:
+        # Before anything is written; and once more with what others upload meanwhile.
+        with services.database.read() as session:
+            check_stored(session, owner_id, services.settings.max_stored_bytes, more=size)
     file_id = new_id("file")
     try:
         blob = services.blobs.put(file_id, _chunks(stream), limit=limit)
@@ -48,7 +53,7 @@ def keep_upload(services: Services, *, owner_id: str, stream: BinaryIO, filename
         raise file_too_large(limit) from None
     try:
         with services.database.write() as session:
-            return FileRepository(session).create(
+            row = FileRepository(session).create(
                 id=file_id,
                 owner_id=owner_id,
                 filename=filename,
@@ -57,6 +62,8 @@ def keep_upload(services: Services, *, owner_id: str, stream: BinaryIO, filename
                 sha256=blob.sha256,
                 lines=lines,
             )
+            check_stored(session, owner_id, services.settings.max_stored_bytes)
+            return row
     except BaseException:
         services.blobs.delete(file_id)
         raise

@@ -19,12 +19,14 @@ from api.http.problems import (
     Invalid,
     NotFound,
     Problem,
+    QuotaExceeded,
     Unavailable,
     problem_response,
 )
 from api.http.validation import validation_problem
 from store.db import errors as store_errors
 from store.db.database import DATABASE_AWAY
+from store.quotas import QUEUED_JOBS, STORED_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,11 @@ def _store(request: Request, error: Exception) -> Response:
         problem = NotFound(f"There is no {error.kind.replace('_', ' ')} {error.id!r}.")
     elif isinstance(error, store_errors.Conflict):
         problem = Conflict(_sentence(error), code=error.code)
+    elif isinstance(error, store_errors.QuotaExceeded):
+        unit, retry_after = _QUOTAS[error.policy]
+        problem = QuotaExceeded(
+            _sentence(error), policy=error.policy, limit=error.limit, unit=unit, retry_after=retry_after
+        )
     elif isinstance(error, store_errors.IdempotencyMismatch):
         problem = Invalid(_sentence(error), code="idempotency_key_reused", param="Idempotency-Key")
     elif isinstance(error, store_errors.IdempotencyInProgress):
@@ -67,6 +74,10 @@ def _store(request: Request, error: Exception) -> Response:
     else:
         return _unexpected(request, error)
     return problem_response(request.scope, problem)
+
+
+# What a quota counts, and seconds after which asking again may be of use.
+_QUOTAS = {QUEUED_JOBS: ("requests", 30), STORED_BYTES: ("content-bytes", 300)}
 
 
 def _sentence(error: Exception) -> str:

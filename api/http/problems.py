@@ -43,6 +43,7 @@ _CODES = {
     421: "misdirected_request",
     422: "invalid_value",
     428: "precondition_required",
+    429: "too_many_requests",
     503: "unavailable",
     507: "insufficient_storage",
 }
@@ -153,6 +154,30 @@ class Invalid(Problem):
 
 class PreconditionRequired(Problem):
     status = 428
+
+
+class QuotaExceeded(Problem):
+    """The caller's owner has as much as one may have; `policy` names the limit.
+
+    The headers are those of draft-ietf-httpapi-ratelimit-headers-10.
+    """
+
+    status = 429
+    retryable = True
+
+    def __init__(self, detail: str, *, policy: str, limit: int, unit: str, retry_after: int) -> None:
+        super().__init__(
+            detail,
+            code="quota_exceeded",
+            headers={
+                "Retry-After": str(retry_after),
+                # What frees a quota is the owner's to do, or takes as long as jobs run.
+                "x-should-retry": "false",
+                "RateLimit-Policy": f'"{policy}";q={limit};qu="{unit}"',
+                "RateLimit": f'"{policy}";r=0;t={retry_after}',
+            },
+            extensions={"policy": policy, "limit": limit},
+        )
 
 
 class Unavailable(Problem):

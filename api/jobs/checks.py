@@ -6,6 +6,7 @@ the trainer, which looks at every model again, by the same check, before it load
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,17 +14,20 @@ from sqlalchemy.orm import Session
 
 from api.http.problems import FieldError, invalid
 from api.services import Services
-from minillm_core.spec import JobSpec
+from minillm_core.spec import JobSpec, ResourceSpec
 from minillm_core.spec.model_folder import FolderProblem, Inspection, ModelDescription
 from minillm_core.spec.rows import BadRows, check_file
 from store.bytes.model_folders import FOLDER_NAME
 from store.db.errors import NotFound
-from store.db.tables import File, Model
+from store.db.tables import File, Model, Worker
 from store.files import FileRepository
+from store.jobs.placement import Devices
 from store.models import ModelRepository
+from store.workers import WorkerRepository
 
 _DATASET_PURPOSES = ("dataset", "fine-tune")
 _FEWEST_ROWS = 2
+_TOLD_WORKERS = 5
 
 
 @dataclass
@@ -35,6 +39,8 @@ class Checked:
     dataset_rows: int = 0
     faults: list[FieldError] = field(default_factory=list)
     line: int | None = None
+    warnings: list[FieldError] = field(default_factory=list)
+    """What does not keep the job from being made, and may keep it from running."""
 
     def fault(self, code: str, param: str, detail: str) -> None:
         self.faults.append(FieldError(code, param, detail))
@@ -45,9 +51,43 @@ def check(spec: JobSpec, *, owner_id: str, services: Services, session: Session)
     found = Checked()
     _Models(found, owner_id, services, session).check(spec)
     _Files(found, owner_id, services, session).check(spec)
+    _check_resources(found, spec.resources, WorkerRepository(session).online())
     if found.faults:
         raise invalid(found.faults, extensions={"line": found.line} if found.line is not None else None)
     return found
+
+
+def _check_resources(found: Checked, wanted: ResourceSpec, workers: Sequence[Worker]) -> None:
+    """Whether any worker that is online has what the job needs: if none has, the job would wait for ever."""
+    if not workers:
+        detail = "No worker is online just now: the job waits until one is that has what it needs."
+        found.warnings.append(FieldError("no_worker_online", None, detail))
+    elif not any(_suits(worker, wanted.ranks, wanted.gpu_memory_bytes) for worker in workers):
+        enough = any(_suits(worker, wanted.ranks, None) for worker in workers)
+        asked = f"{wanted.ranks} with {wanted.gpu_memory_gib:g} GiB each" if wanted.gpu_memory_gib else wanted.ranks
+        more = f" and {len(workers) - _TOLD_WORKERS} more" if len(workers) > _TOLD_WORKERS else ""
+        found.fault(
+            "no_such_worker",
+            "/resources/gpu_memory_gib" if enough else "/resources/gpus",
+            f"No worker that is online can give {asked} to a job. They have: "
+            f"{'; '.join(_told(worker) for worker in workers[:_TOLD_WORKERS])}{more}.",
+        )
+
+
+def _suits(worker: Worker, ranks: int, gpu_memory: int | None) -> bool:
+    devices = Devices.of_worker(worker)
+    cpus = worker.devices.get("cpus")
+    # Ranks without an accelerator share the processors; more ranks than there are of them is nobody's intention.
+    too_many = not devices.memory and isinstance(cpus, int) and ranks > cpus
+    return devices.can_run(ranks, gpu_memory) and not too_many
+
+
+def _told(worker: Worker) -> str:
+    memory = Devices.of_worker(worker).memory
+    if not memory:
+        return f"{worker.host} no accelerator and {worker.devices.get('cpus', 'some')} processors"
+    sizes = ", ".join(f"{size / 2**30:.3g}" for size in memory)
+    return f"{worker.host} {len(memory)} accelerators for a job ({sizes} GiB)"
 
 
 class _Models:

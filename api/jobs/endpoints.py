@@ -20,13 +20,15 @@ from api.http.pagination import After, Before, Limit, Order, Page, cursor_proble
 from api.http.problems import Invalid, PreconditionFailed, PreconditionRequired
 from api.http.ranges import none_match
 from api.jobs import examples, service
-from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobOut, JobPatch, RetryIn
+from api.jobs.checks import Checked
+from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobCreated, JobOut, JobPatch, RetryIn
 from api.services import wake_after_commit
 from minillm_core.spec import JobSpec
 from store.db.tables import Job
 from store.jobs.repository import JobRepository
 from store.jobs.transitions import JobState
 from store.jobs.vocabulary import Keep, RetryFrom
+from store.settings import Settings
 
 router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["jobs"])
 
@@ -37,11 +39,11 @@ _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 @router.post(
     "/jobs",
     status_code=201,
-    response_model=JobOut,
+    response_model=JobCreated,
     dependencies=[WriteTurn],
     responses={
         200: {"model": DryRun, "description": "With `dry_run=true`: all checks passed, nothing was made."},
-        **problems(400, 401, 409, 413, 422, 503, 507),
+        **problems(400, 401, 403, 409, 413, 422, 429, 503, 507),
     },
     summary="Create a job",
 )
@@ -52,7 +54,12 @@ def jobs_create(
     dry_run: Annotated[bool, Query(description="Check everything, make nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Everything that can be known before training is checked here; the answer names every field at fault."""
+    """Everything that can be known before training is checked here; the answer names every field at fault.
+
+    A priority above 0 needs the scope `jobs:priority`. 429 where the owner has as many queued jobs or stored bytes as
+    one may have.
+    """
+    service.check_priority(caller, spec.scheduling.priority, param="/scheduling/priority")
     once = Once(caller.owner_id, "/v1/jobs", None if dry_run else idempotency_key, spec.model_dump_json())
     services.models.refresh()
     with services.database.read() as session:
@@ -61,15 +68,17 @@ def jobs_create(
         found = service.checked(spec, owner_id=caller.owner_id, services=services, session=session)
     if dry_run:
         return JSONResponse(service.dry_run(spec, found).model_dump(mode="json"))
-    return _create(services, once, lambda session: service.create(session, spec, owner_id=caller.owner_id))
+    return _create(services, once, found, lambda session: service.create(session, spec, owner_id=caller.owner_id))
 
 
-def _create(services: Services, once: Once, create: Callable[[Session], Job]) -> Response:
+def _create(services: Services, once: Once, found: Checked, create: Callable[[Session], Job]) -> Response:
     """The job and the answer that tells of it, kept for a repeated request, in one transaction."""
     with services.write() as session:
         if (earlier := once.begin(session)) is not None:
             return _created(earlier.body, replayed=True)
-        body = service.job_out(JobRepository(session), create(session)).model_dump_json()
+        job = create(session)
+        service.hold_to_quotas(session, job.owner_id, services.settings)
+        body = service.created(JobRepository(session), job, found).model_dump_json()
         once.complete(session, 201, body)
     return _created(body)
 
@@ -164,7 +173,7 @@ def jobs_get(
 @router.patch(
     "/jobs/{job_id}",
     response_model=JobOut,
-    responses=problems(400, 401, 404, 409, 412, 422, 428, 503),
+    responses=problems(400, 401, 403, 404, 409, 412, 422, 428, 503),
     summary="Change a job's name, metadata, priority or time limit",
 )
 def jobs_update(
@@ -174,8 +183,13 @@ def jobs_update(
     session: WriteSession,
     if_match: Annotated[str | None, Header(description="The ETag that the change is based on, or `*`.")] = None,
 ) -> Response:
-    """428 without `If-Match`, 412 where the job has changed since that ETag, 409 for a finished job's scheduling."""
+    """428 without `If-Match`, 412 where the job has changed since that ETag, 409 for a finished job's scheduling.
+
+    A priority above 0, and above the present one, needs the scope `jobs:priority`.
+    """
     job = service.live_job(session, caller.owner_id, job_id)
+    if patch.priority is not None:
+        service.check_priority(caller, patch.priority, param="/priority", present=job.priority)
     if if_match is None:
         raise PreconditionRequired("Send the job's ETag as If-Match, so that no change is lost.", param="If-Match")
     if not service.is_version(if_match, job):
@@ -226,39 +240,42 @@ def jobs_pause(job_id: str, caller: CallerDep, session: WriteSession) -> Respons
     "/jobs/{job_id}/resume",
     status_code=202,
     response_model=JobOut,
-    responses=problems(401, 404, 409, 503),
+    responses=problems(401, 404, 409, 429, 503),
     summary="Resume a paused job",
 )
-def jobs_resume(job_id: str, caller: CallerDep, session: WriteSession) -> Response:
+def jobs_resume(job_id: str, caller: CallerDep, services: ServicesDep, session: WriteSession) -> Response:
     """It is queued again and goes on from its newest checkpoint. A job that runs is left as it is."""
-    job = JobRepository(session).resume(service.live_job(session, caller.owner_id, job_id))
-    return _queued(session, job)
+    job = service.live_job(session, caller.owner_id, job_id)
+    was = job.state
+    job = JobRepository(session).resume(job)
+    return _queued(session, job, services.settings, new=job.state is not was)
 
 
 @router.post(
     "/jobs/{job_id}/retry",
     status_code=202,
     response_model=JobOut,
-    responses=problems(400, 401, 404, 409, 422, 503),
+    responses=problems(400, 401, 404, 409, 422, 429, 503),
     summary="Retry a failed or expired job",
 )
 def jobs_retry(
     job_id: str,
     caller: CallerDep,
+    services: ServicesDep,
     session: WriteSession,
     retry: Annotated[RetryIn | None, Body(openapi_examples=examples.RETRY)] = None,
 ) -> Response:
     job = service.live_job(session, caller.owner_id, job_id)
     job = JobRepository(session).retry(job, RetryFrom(retry.start_from if retry is not None else "checkpoint"))
-    return _queued(session, job)
+    return _queued(session, job, services.settings, new=True)
 
 
 @router.post(
     "/jobs/{job_id}/fork",
     status_code=201,
-    response_model=JobOut,
+    response_model=JobCreated,
     dependencies=[WriteTurn],
-    responses=problems(400, 401, 404, 409, 422, 503, 507),
+    responses=problems(400, 401, 403, 404, 409, 422, 429, 503, 507),
     summary="Make a new job from a checkpoint of this one",
 )
 def jobs_fork(
@@ -276,13 +293,14 @@ def jobs_fork(
         if (earlier := once.earlier(session)) is not None:
             return _created(earlier.body, replayed=True)
         spec = service.forked_spec(job, fork)
-        service.checked(spec, owner_id=caller.owner_id, services=services, session=session)
+        service.check_priority(caller, spec.scheduling.priority, param="/overrides/scheduling/priority")
+        found = service.checked(spec, owner_id=caller.owner_id, services=services, session=session)
 
     def create(session: Session) -> Job:
         origin = service.fork_point(session, job, caller.owner_id, fork.checkpoint)
         return service.create(session, spec, owner_id=caller.owner_id, forked_from=origin)
 
-    return _create(services, once, create)
+    return _create(services, once, found, create)
 
 
 @router.delete(
@@ -296,8 +314,10 @@ def jobs_delete(job_id: str, caller: CallerDep, session: WriteSession) -> None:
     JobRepository(session).request_delete(service.live_job(session, caller.owner_id, job_id))
 
 
-def _queued(session: Session, job: Job) -> Response:
+def _queued(session: Session, job: Job, settings: Settings, *, new: bool) -> Response:
     if job.state is JobState.QUEUED:
+        if new:
+            service.hold_to_quotas(session, job.owner_id, settings)
         wake_after_commit(session, job.id)
     return _job_response(session, job, status=202)
 

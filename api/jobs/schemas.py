@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from api.http.openapi import FieldErrorOut
 from api.http.schema import In, Out
 from minillm_core.spec import (
     MAX_RUNTIME_SECONDS,
@@ -81,6 +82,13 @@ class JobOut(Out):
     updated_at: datetime
 
 
+class JobCreated(JobOut):
+    """A job that has just been made."""
+
+    warnings: list[FieldErrorOut]
+    """What may keep the job from running, such as that no worker is online."""
+
+
 class DryRunModel(Out):
     reference: str
     parameters: int | None
@@ -103,6 +111,8 @@ class DryRun(Out):
     teacher: DryRunModel
     student: DryRunModel
     dataset: DryRunDataset
+    warnings: list[FieldErrorOut]
+    """What may keep the job from running, such as that no worker is online."""
 
 
 class CancelIn(In):

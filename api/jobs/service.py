@@ -9,18 +9,23 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from api.auth import Caller
 from api.http.disk import require_space
-from api.http.problems import Conflict, Invalid, NotFound
+from api.http.openapi import FieldErrorOut
+from api.http.problems import Conflict, Forbidden, Invalid, NotFound
 from api.http.ranges import strong_tags
 from api.http.validation import validation_problem
 from api.jobs.checks import Checked, check
-from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
+from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobCreated, JobOut, Progress
 from api.services import Services, wake_after_commit
 from minillm_core.spec import Failure, JobSpec, MiniLLM
 from minillm_core.spec.model_folder import ModelDescription
+from store.api_keys import ADMIN, PRIORITY
 from store.db.tables import Checkpoint, Job
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.repository import JobRepository
+from store.quotas import check_queued, check_stored
+from store.settings import Settings
 
 # What a checkpoint is made of: a fork that changed these could not load it.
 _FIXED_IN_A_FORK = ("teacher", "student")
@@ -57,7 +62,33 @@ def dry_run(spec: JobSpec, found: Checked) -> DryRun:
         teacher=_dry_model(spec.teacher.model, found.teacher),
         student=student,
         dataset=DryRunDataset(file=spec.dataset.file, rows=found.dataset_rows),
+        warnings=_warnings(found),
     )
+
+
+def _warnings(found: Checked) -> list[FieldErrorOut]:
+    return [FieldErrorOut(code=told.code, param=told.param, detail=told.detail) for told in found.warnings]
+
+
+def created(jobs: JobRepository, job: Job, found: Checked) -> JobCreated:
+    out = job_out(jobs, job)
+    return JobCreated.model_construct(
+        **{name: getattr(out, name) for name in JobOut.model_fields}, warnings=_warnings(found)
+    )
+
+
+def check_priority(caller: Caller, wanted: int, *, param: str, present: int = 0) -> None:
+    """Raise Forbidden where a job would come before those of others and the caller may not have that."""
+    if wanted > max(0, present) and not caller.may(PRIORITY):
+        raise Forbidden(
+            f"A priority above 0 needs a key with the scope {PRIORITY} or {ADMIN}.", code="scope_needed", param=param
+        )
+
+
+def hold_to_quotas(session: Session, owner_id: str, settings: Settings) -> None:
+    """The last of a transaction that has queued a job. Raises store.db.errors.QuotaExceeded."""
+    check_queued(session, owner_id, settings.max_queued_jobs)
+    check_stored(session, owner_id, settings.max_stored_bytes)
 
 
 def _dry_model(reference: str, model: ModelDescription | None) -> DryRunModel:

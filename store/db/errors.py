@@ -26,6 +26,15 @@ class Conflict(StoreError):
         self.code = code
 
 
+class QuotaExceeded(StoreError):
+    """The owner has as much as one may have. ``policy`` is the limit's name."""
+
+    def __init__(self, policy: str, limit: int, message: str) -> None:
+        super().__init__(message)
+        self.policy = policy
+        self.limit = limit
+
+
 class InvalidTransition(Conflict):
     """The table of transitions has no such change."""
 

@@ -30,6 +30,7 @@ from store.jobs.placement import Devices
 from store.jobs.recording import record_events
 from store.jobs.transitions import add_event, apply, lock
 from store.jobs.vocabulary import HELD, AttemptState, Cause, DesiredState, JobState, Keep
+from store.quotas import may_run
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +94,13 @@ def claim(
     job_id: str | None = None,
     *,
     devices: Devices | None = None,
+    running_per_owner: int = 0,
 ) -> Claim | None:
     """Take the next queued job (or ``job_id``, if it is one): highest priority first, then oldest.
 
     Jobs whose backoff has not passed are left alone, and those that need other devices than ``devices``: what the
-    claiming slot has, each slot's share of the worker's row when left out. Returns None where there is nothing to take
+    claiming slot has, each slot's share of the worker's row when left out. So are those of owners who have
+    ``running_per_owner`` jobs running (0: no limit). Returns None where there is nothing to take
     or where the worker, if it is registered, drains or has a dirty slot. ``pid`` is the
     supervisor's. Needs a write session; the claim holds once the transaction is committed.
 
@@ -122,7 +125,15 @@ def claim(
     if job_id is not None:
         candidate = candidate.where(Job.id == job_id)
     passed_over: list[str] = []
-    while (found := session.scalar(candidate.where(Job.id.not_in(passed_over)))) is not None:
+    have_enough: list[str] = []
+    while (
+        found := session.scalar(candidate.where(Job.id.not_in(passed_over), Job.owner_id.not_in(have_enough)))
+    ) is not None:
+        if running_per_owner:
+            owner_id = session.scalars(select(Job.owner_id).where(Job.id == found)).one()
+            if not may_run(session, owner_id, running_per_owner):
+                have_enough.append(owner_id)
+                continue
         try:
             with session.begin_nested():
                 return _take(session, found, worker_id, host, pid, lease_seconds, now)

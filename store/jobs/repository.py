@@ -125,11 +125,6 @@ class JobRepository:
             self.session, statement, Job.created_at, Job.id, limit=limit, order=order, after=after, before=before
         )
 
-    def count(self, owner_id: str, states: Collection[JobState]) -> int:
-        """How many of the owner's jobs are in these states: what quotas are held against."""
-        statement = select(func.count()).select_from(Job).where(Job.owner_id == owner_id, Job.state.in_(states))
-        return self.session.scalar(statement) or 0
-
     def depth(self) -> dict[JobState, int]:
         """How many jobs of all owners are in each state that is not terminal."""
         rows = self.session.execute(select(Job.state, func.count()).where(Job.state.in_(ALIVE)).group_by(Job.state))

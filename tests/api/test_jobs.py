@@ -38,6 +38,7 @@ class TestCreate:
         assert job["progress"] == {
             "step": 0, "total_steps": None, "fraction": 0.0, "tokens_per_second": None, "seconds_left": None
         }  # fmt: skip
+        assert [told["code"] for told in job.pop("warnings")] == ["no_worker_online"]
         assert client.get(f"/v1/jobs/{job['id']}").json() == job
 
     def test_dry_run_makes_nothing(self, client: TestClient, spec: Row) -> None:
@@ -66,7 +67,7 @@ class TestCreate:
         self, client: TestClient, spec: Row, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         woken: list[str] = []
-        monkeypatch.setattr("api.services.wake", lambda _, job_id: woken.append(job_id))
+        monkeypatch.setattr("store.announcer.Announcer.announce", lambda _, job_id: woken.append(job_id))
 
         def refuse(session: Session) -> None:
             if session.info.get("wake_after_commit"):

@@ -32,7 +32,7 @@ def _default(name: str, field: FieldInfo) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if name.endswith("_bytes"):
+    if name.endswith("_bytes") and value:
         return f"`{value}` ({value // 2**20} MiB)"
     return f"`{value}`"
 

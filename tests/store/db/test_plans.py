@@ -10,13 +10,14 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from store import quotas
 from store.db.database import Database
 from store.files import FileRepository
 from store.jobs.due import sweep
 from store.jobs.leases import claim
 from store.jobs.metrics import MetricRepository
 from store.jobs.repository import JobRepository
-from store.jobs.vocabulary import ALIVE, JobState
+from store.jobs.vocabulary import JobState
 from tests.store import scenes
 from tests.store.scenes import OWNER
 
@@ -41,7 +42,9 @@ ASKED: dict[str, Callable[[Session, str], Any]] = {
     "list": lambda session, _: _jobs(session).list(OWNER),
     "list of a state": lambda session, _: _jobs(session).list(OWNER, states=[JobState.RUNNING]),
     "next page": lambda session, job: _jobs(session).list(OWNER, after=job),
-    "count": lambda session, _: _jobs(session).count(OWNER, ALIVE),
+    "queued of an owner": lambda session, _: quotas.check_queued(session, OWNER, 10),
+    "running of an owner": lambda session, _: quotas.may_run(session, OWNER, 10),
+    "stored by an owner": lambda session, _: quotas.check_stored(session, OWNER, 10**12),
     "depth": lambda session, _: _jobs(session).depth(),
     "places": lambda session, _: _jobs(session).queue_positions(_jobs(session).list(OWNER).items),
     "claim": lambda session, _: claim(session, "wrk_a", "host", 1, 30.0),
