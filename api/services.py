@@ -15,6 +15,7 @@ from store.announcer import Announcer
 from store.broker import make_celery
 from store.bytes.blobs import BlobStore, LocalBlobs
 from store.db.database import Database
+from store.server_paths import ServerPaths
 from store.settings import Settings
 
 _WAKES = "wake_after_commit"
@@ -30,6 +31,7 @@ class Services:
     announcer: Announcer
     blobs: BlobStore
     models: ModelCatalogue
+    paths: ServerPaths
     write_turns: anyio.CapacityLimiter
     upload_turns: anyio.CapacityLimiter
 
@@ -47,6 +49,7 @@ class Services:
             announcer=Announcer(celery),
             blobs=LocalBlobs(settings.files_dir),
             models=ModelCatalogue(database, settings),
+            paths=ServerPaths(settings),
             write_turns=anyio.CapacityLimiter(settings.threads // 2),
             upload_turns=anyio.CapacityLimiter(max(1, settings.threads // 8)),
         )

@@ -46,7 +46,7 @@ def logs_get(
     media = accepted(accept, (JSON, TEXT))
     if media is None:
         raise NotAcceptable(f"Logs come as {JSON} or {TEXT}.")
-    source = service.log_of(session, services.settings, job, attempt, stream)
+    source = service.log_of(session, services, job, attempt, stream)
     if media == JSON:
         piece = service.piece_of(source, offset)
         return Response(LogOut.model_validate(piece).model_dump_json(), media_type=JSON)

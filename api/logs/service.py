@@ -1,4 +1,7 @@
-"""The trainer's output, by bytes from the run folder, else the tail that the store keeps of a failed attempt."""
+"""The trainer's output, by bytes from the run folder, else the tail that the store keeps of a failed attempt.
+
+The server's folders are left out of what is shown (:mod:`store.server_paths`).
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from api.http.problems import NotFound
+from api.services import Services
 from store.db.printable import printable
 from store.db.tables import Job
 from store.jobs.repository import JobRepository
-from store.settings import Settings
+from store.server_paths import LONGEST_PATH, ServerPaths
 
 Stream = Literal["stdout", "stderr"]
 
@@ -32,15 +36,22 @@ class Log:
     stream: Stream
     size: int
     """In bytes."""
+    paths: ServerPaths
     path: Path | None = None
     tail: bytes = b""
 
     def read(self, start: int, stop: int) -> bytes:
+        """The bytes, with NULs where folders of the server were: a path is known by what is around it too."""
+        begin = max(0, start - LONGEST_PATH)
+        raw = self.paths.blanked(self._raw(begin, stop + LONGEST_PATH))
+        return raw[start - begin : max(start, stop) - begin]
+
+    def _raw(self, start: int, stop: int) -> bytes:
         if self.path is None:
             return self.tail[start:stop]
         with self.path.open("rb") as file:
             file.seek(start)
-            return file.read(max(0, stop - start))
+            return file.read(stop - start)
 
     def inert(self, start: int, stop: int) -> Iterator[bytes]:
         """The bytes with spaces where control characters were, so that every offset stays true."""
@@ -49,7 +60,7 @@ class Log:
             yield _CONTROL.sub(lambda match: b" " * len(match.group()), chunk)
 
 
-def log_of(session: Session, settings: Settings, job: Job, attempt: int | None, stream: Stream) -> Log:
+def log_of(session: Session, services: Services, job: Job, attempt: int | None, stream: Stream) -> Log:
     """Of the newest attempt for None: the file where this machine has it, else the tail of the store, maybe empty.
 
     Raises NotFound for an attempt that never was.
@@ -58,12 +69,12 @@ def log_of(session: Session, settings: Settings, job: Job, attempt: int | None, 
     if number == 0:
         raise NotFound("The job has not started: there is no log yet.", code="no_log")
     row = JobRepository(session).attempt(job, number)
-    path = settings.run_dir(job.id, number) / f"{stream}.log"
+    path = services.settings.run_dir(job.id, number) / f"{stream}.log"
     try:
-        return Log(number, stream, path.stat().st_size, path)
+        return Log(number, stream, path.stat().st_size, services.paths, path)
     except FileNotFoundError:
         kept = (row.log_tail or "").encode()
-        return Log(number, stream, len(kept), None, kept)
+        return Log(number, stream, len(kept), services.paths, None, kept)
 
 
 @dataclass(frozen=True)

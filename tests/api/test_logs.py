@@ -64,3 +64,19 @@ def test_no_piece_tears_a_character_apart(client: TestClient, run: Run, job: Row
         text += piece["text"]
         offset = piece["next_offset"]
     assert "loading ✓\n" in text and offset == len(TEXT.encode())
+
+
+def test_no_folder_of_the_server_is_shown(
+    client: TestClient, services: Services, run: Run, job: Row, monkeypatch: Any
+) -> None:
+    raw = f'File "{services.settings.data_dir}/files/a b", in {run.folder}/checkpoints\n' * 3
+    (run.folder / "stderr.log").write_text(raw)
+    path, text = f"/v1/jobs/{job['id']}/logs", {"Accept": "text/plain"}
+    assert client.get(path).json()["text"] == 'File "a b", in checkpoints\n' * 3
+    whole = client.get(path, headers=text).content
+    assert len(whole) == len(raw) and b"/" not in whole
+    for size in (1, 7, 40):
+        monkeypatch.setattr("api.logs.service.CHUNK_BYTES", size)
+        assert client.get(path, headers=text).content == whole
+    part = client.get(path, headers={**text, "Range": "bytes=20-90"}).content
+    assert part == whole[20:91]

@@ -37,6 +37,7 @@ from store.db.errors import StaleAttempt, UnverifiedStudent
 from store.jobs.endings import Outcome, RetryPolicy, Student
 from store.jobs.leases import Claim, finish, pass_over, record, record_process
 from store.jobs.vocabulary import DesiredState, Keep
+from store.server_paths import ServerPaths
 from store.settings import Settings
 from worker.attempt.ending import Ending, StopReason, judge, out_of_memory_kills
 from worker.attempt.lease import LeaseKeeper
@@ -98,7 +99,8 @@ class Supervisor:
             changed=self._changed,
         )
         self._run_dir = settings.run_dir(claim.job_id, claim.attempt)
-        self._tail = EventTail(self._run_dir / EVENTS_FILE)
+        self._paths = ServerPaths(settings)
+        self._tail = EventTail(self._run_dir / EVENTS_FILE, self._paths)
         self._watchdog = Watchdog(  # of the trainer: what comes before it may take as long as it likes
             start_seconds=settings.start_watchdog_seconds, progress_seconds=settings.progress_watchdog_seconds
         )
@@ -187,7 +189,7 @@ class Supervisor:
                 out_of_memory=out_of_memory_kills() > oom_kills,
                 disk_full=self._disk_full or self._almost_full(),
                 silent_seconds=self._watchdog.silent_seconds,
-                log=attempt_log(self._run_dir).encode(),
+                log=attempt_log(self._run_dir, self._paths).encode(),
             )
         )
 
@@ -370,7 +372,7 @@ class Supervisor:
         except UnverifiedStudent as error:
             logger.error("%s", error)
             failure = Failure(code="internal_error", category=FailureCategory.SYSTEM, message=str(error))
-            self._persist(lambda: settle(Outcome.failed(failure, log=attempt_log(self._run_dir).encode())))
+            self._persist(lambda: settle(Outcome.failed(failure, log=attempt_log(self._run_dir, self._paths).encode())))
 
     def _persist(self, write: Callable[[], Result]) -> Result:
         """Do what must not be lost, again and again while the database is away; what it returns.

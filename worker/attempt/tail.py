@@ -1,4 +1,7 @@
-"""Reading what a trainer writes: its events, line by line as they appear, and the end of its logs."""
+"""Reading what a trainer writes: its events, line by line as they appear, and the end of its logs.
+
+Both go to the job's owner, so the server's folders are left out of them here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pydantic import ValidationError
 
 from minillm_core.spec import TrainerEvent, parse_event
 from store.db.printable import LOG_TAIL_BYTES, log_tail
+from store.server_paths import ServerPaths
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +31,9 @@ class EventTail:
     events are skipped and counted in :attr:`malformed`: a trainer's slip must not cost the run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, paths: ServerPaths) -> None:
         self._path = path
+        self._paths = paths
         self._offset = 0
         """Where the first line begins that has not been given."""
         self._skipping = False
@@ -66,24 +71,24 @@ class EventTail:
         return events
 
     def _parse(self, line: bytes) -> TrainerEvent | None:
-        event = _parsed(line, self._path)
+        event = _parsed(line, self._path, self._paths)
         if event is None and line.strip():
             self.malformed += 1
         return event
 
 
-def _parsed(line: bytes, path: Path) -> TrainerEvent | None:
+def _parsed(line: bytes, path: Path, paths: ServerPaths) -> TrainerEvent | None:
     """The event of a line; None for an empty one, and for what is no event, which is logged."""
     if not line.strip():
         return None
     try:
-        return parse_event(line)
+        return paths.relative_event(parse_event(line))
     except ValidationError as error:
         logger.warning("%s: a line is no event (%s)", path, error.errors()[0]["msg"])
         return None
 
 
-def last_events(path: Path, limit_bytes: int = LAST_EVENTS_BYTES) -> list[TrainerEvent]:
+def last_events(path: Path, paths: ServerPaths, limit_bytes: int = LAST_EVENTS_BYTES) -> list[TrainerEvent]:
     """The events in the last `limit_bytes` of an ``events.jsonl`` that nobody writes any more; [] without a file."""
     try:
         with path.open("rb") as file:
@@ -94,7 +99,7 @@ def last_events(path: Path, limit_bytes: int = LAST_EVENTS_BYTES) -> list[Traine
         return []
     # What was cut off, before the first line or after the last newline, is no line.
     whole = lines[1 if start else 0 : -1]
-    return [event for line in whole if (event := _parsed(line, path)) is not None]
+    return [event for line in whole if (event := _parsed(line, path, paths)) is not None]
 
 
 def _last_bytes(path: Path, count: int) -> bytes:
@@ -109,7 +114,7 @@ def _last_bytes(path: Path, count: int) -> bytes:
     return data
 
 
-def attempt_log(run_dir: Path, limit_bytes: int = LOG_TAIL_BYTES) -> str:
+def attempt_log(run_dir: Path, paths: ServerPaths, limit_bytes: int = LOG_TAIL_BYTES) -> str:
     """The ends of both outputs of an attempt, each under a header, printable, at most `limit_bytes` together."""
     room = limit_bytes - 64  # for the headers
     # One byte more than wanted shows that the start was cut off.
@@ -119,7 +124,7 @@ def attempt_log(run_dir: Path, limit_bytes: int = LOG_TAIL_BYTES) -> str:
     for name, end in ends.items():
         # What one does not need of its half is the other's.
         share = max(room // 2, room - len(shorter)) if end is not shorter else room // 2
-        text = log_tail(end, share).strip("\n")
+        text = paths.relative(log_tail(end, share)).strip("\n")
         if text:
             parts.append(f"==> {name} <==\n{text}\n")
     return "".join(parts)

@@ -30,6 +30,7 @@ from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.due import DoomedCheckpoint, Sweep, sweep_with
 from store.jobs.repository import JobRepository
 from store.program import begin
+from store.server_paths import ServerPaths
 from store.settings import Settings
 from store.workers import WorkerRepository
 from worker.attempt.tail import attempt_log, last_events
@@ -48,6 +49,7 @@ class Sweeper:
     def __init__(self, database: Database, settings: Settings, celery: Celery) -> None:
         self._database = database
         self._settings = settings
+        self._paths = ServerPaths(settings)
         self._celery = celery
         self._away = False
         self._recover_at = 0.0
@@ -95,11 +97,11 @@ class Sweeper:
 
     def log_tail(self, job_id: str, attempt: int) -> bytes | None:
         """See :class:`store.jobs.due.RunFolders`."""
-        return attempt_log(self._settings.run_dir(job_id, attempt)).encode() or None
+        return attempt_log(self._settings.run_dir(job_id, attempt), self._paths).encode() or None
 
     def last_events(self, job_id: str, attempt: int) -> list[TrainerEvent]:
         """See :class:`store.jobs.due.RunFolders`."""
-        return last_events(self._settings.run_dir(job_id, attempt) / EVENTS_FILE)
+        return last_events(self._settings.run_dir(job_id, attempt) / EVENTS_FILE, self._paths)
 
     def _report(self, done: Sweep) -> None:
         for kind in ("requeued", "failed", "paused", "cancelled", "expired"):
