@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from api.__main__ import main
 from api.app import create_app
 from api.services import Services
 from store.api_keys import new_token
@@ -209,17 +208,12 @@ class TestProcess:
         environment: dict[str, str],
         changes: dict[str, str],
         reason: str,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
     ) -> None:
-        for name, value in {**environment, **changes}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr("store.program.get_settings", Settings)
-        monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: pytest.fail("it listens"))
-        with pytest.raises(SystemExit) as ended:
-            sys.exit(main())
-        assert ended.value.code == 78
-        assert reason in capsys.readouterr().err
+        program = [sys.executable, "-m", "api"]
+        variables = {**environment, "MINILLM_PORT": "0", **changes}
+        ended = subprocess.run(program, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 78
+        assert reason in ended.stderr
 
     @pytest.fixture
     def served(self, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:

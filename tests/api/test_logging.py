@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,8 +21,11 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def lines(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
+def lines(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     """What has been logged since the last call."""
+    # Set back at the end.
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     root = logging.getLogger()
     before, level = set(root.handlers), root.level
     configure_logging(settings.model_copy(update={"log_format": "json"}), program="api")
@@ -31,6 +36,7 @@ def lines(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Iterator[Li
         return [line for line in told if not line["logger"].startswith("httpx")]  # the test's own client
 
     yield since_then
+    logging.captureWarnings(False)
     root.removeHandler(ours)
     root.setLevel(level)
 
