@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
             where = _pointer(fault["loc"], run_dir, missing=fault["type"] == "missing")
             print(f"{where}: {message}", file=sys.stderr)
         return ExitCode.USER_ERROR
+    except ValueError as error:  # a spec of a newer release
+        print(error, file=sys.stderr)
+        return ExitCode.USER_ERROR
     if "RANK" not in os.environ and job.resources.ranks > 1:
         from minillm_core.launch import launch_ranks
 

@@ -65,13 +65,14 @@ def verify_folder(folder: Path) -> Manifest:
     read, has another size or checksum, or is named outside of the folder.
     """
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+        manifest = Manifest.read((folder / MANIFEST_FILE).read_bytes())
     except FileNotFoundError:
         raise FolderDamaged(f"{folder} has no {MANIFEST_FILE}") from None
     except OSError as error:
         raise FolderDamaged(f"{folder / MANIFEST_FILE} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise FolderDamaged(f"{folder / MANIFEST_FILE} is not a manifest: {error.errors()[0]['msg']}") from error
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise FolderDamaged(f"{folder / MANIFEST_FILE} is not a manifest: {reason}") from error
     for entry in manifest.files:
         name = PurePosixPath(entry.name)
         if name.is_absolute() or ".." in name.parts:

@@ -26,16 +26,13 @@ class Student:
     manifest: Manifest
     manifest_text: str
     manifest_sha256: str
+    created_at: datetime
     parameters: int | None
     teacher_parameters: int | None
 
     @property
     def bytes(self) -> int:
         return sum(file.bytes for file in self.manifest.files)
-
-    @property
-    def created_at(self) -> str:
-        return self.manifest.created_at
 
     @property
     def files(self) -> list[ManifestFile]:
@@ -67,16 +64,26 @@ def student_of(job: Job, settings: Settings) -> Student:
         if job.state in TERMINAL:
             raise NotFound(f"This job {_ENDINGS[job.state]} and has no student.", code="no_artifact")
         raise InProgress(f"The student is not finished yet: the job is {job.state}.", code="artifact_not_ready")
+    manifest = Manifest.shown(job.student_manifest)
     return Student(
         job_id=job.id,
         model_id=job.student_model_id,
         folder=settings.data_dir / job.student_path,
-        manifest=Manifest.model_validate_json(job.student_manifest),
+        manifest=manifest,
         manifest_text=job.student_manifest,
         manifest_sha256=job.student_manifest_sha256,
+        created_at=_time(manifest.created_at) or job.updated_at,
         parameters=job.student_parameters,
         teacher_parameters=job.teacher_parameters,
     )
+
+
+def _time(text: str) -> datetime | None:
+    """None where another release has put something else there."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 _ENDINGS = {
@@ -116,7 +123,7 @@ class Tar:
 
 def tar_of(student: Student) -> Tar:
     """All files under a folder named by the job. Raises NotFound where bytes are gone."""
-    modified = int(datetime.fromisoformat(student.created_at).timestamp())
+    modified = int(student.created_at.timestamp())
     parts: list[bytes | tuple[Path, int]] = []
     for entry in student.all_files():
         path = student.path(entry)

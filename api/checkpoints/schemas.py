@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.http.schema import In, Out, Time
+from api.http.schema import In, Out, Stored, Time
 
 
 class CheckpointOut(Out):
@@ -24,7 +24,7 @@ class CheckpointOut(Out):
     """Whether it outlives retention, expiry and a cancel of its job."""
     expires_at: datetime | None
     """When it is deleted, unless it is pinned; null is never."""
-    metrics: dict[str, float]
+    metrics: Annotated[dict[str, float], Stored]
     created_at: datetime
 
 

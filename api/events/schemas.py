@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from api.http.schema import Out
+from api.http.schema import Out, Stored
 
 
 class EventOut(Out):
@@ -19,6 +19,6 @@ class EventOut(Out):
     code: str
     """For `state` the new state, else a stable snake_case name."""
     message: str
-    data: dict[str, Any]
+    data: Annotated[dict[str, Any], Stored]
     attempt: int | None
     created_at: datetime

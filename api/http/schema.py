@@ -38,8 +38,12 @@ class Stored:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        described = handler(source)
-        return core_schema.any_schema(metadata={"pydantic_js_functions": [lambda _, describe: describe(described)]})
+        # The inner schema is there for OpenAPI alone: neither its validator nor its serializer is called.
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, _: value,
+            handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value),
+        )
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from api.http.openapi import FieldErrorOut
-from api.http.schema import In, Out
+from api.http.schema import In, Out, Stored
 from minillm_core.spec import (
     MAX_RUNTIME_SECONDS,
     CorpusSpec,
@@ -28,6 +29,9 @@ from minillm_core.spec import (
     TrainingSpec,
     Whole,
 )
+
+AnyMethod = TypeAliasType("AnyMethod", Method)
+"""The union with its discriminator, as one thing to be marked as stored."""
 
 
 class Progress(Out):
@@ -52,27 +56,27 @@ class JobOut(Out):
     """What a running attempt is doing."""
     desired_state: str
     """What the user wants: run, pause or cancel."""
-    metadata: dict[str, str]
+    metadata: Annotated[dict[str, str], Stored]
     seed: int
-    teacher: TeacherSpec
-    student: StudentSpec
-    dataset: DatasetSpec
-    pretrain_corpus: CorpusSpec | None
-    method: Method
-    training: TrainingSpec
-    guards: GuardSpec
-    resources: ResourceSpec
-    scheduling: SchedulingSpec
-    evaluation: EvaluationSpec
-    export: ExportSpec
+    teacher: Annotated[TeacherSpec, Stored]
+    student: Annotated[StudentSpec, Stored]
+    dataset: Annotated[DatasetSpec, Stored]
+    pretrain_corpus: Annotated[CorpusSpec | None, Stored]
+    method: Annotated[AnyMethod, Stored]
+    training: Annotated[TrainingSpec, Stored]
+    guards: Annotated[GuardSpec, Stored]
+    resources: Annotated[ResourceSpec, Stored]
+    scheduling: Annotated[SchedulingSpec, Stored]
+    evaluation: Annotated[EvaluationSpec, Stored]
+    export: Annotated[ExportSpec, Stored]
     progress: Progress
     queue_position: int | None
     """1 for the job that is claimed next; null unless queued."""
-    metrics: dict[str, float]
+    metrics: Annotated[dict[str, float], Stored]
     """Latest value of each metric."""
     attempt: int
-    failure: Failure | None
-    report: dict[str, Any] | None
+    failure: Annotated[Failure | None, Stored]
+    report: Annotated[dict[str, Any] | None, Stored]
     """The evaluation before and after."""
     student_model: str | None
     """Id of the finished student in `/v1/models`."""

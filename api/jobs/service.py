@@ -18,8 +18,9 @@ from api.http.validation import validation_problem
 from api.jobs.checks import Checked, check
 from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobCreated, JobOut, Progress
 from api.services import Services, wake_after_commit
-from minillm_core.spec import Failure, JobSpec, MiniLLM
+from minillm_core.spec import JobSpec, MiniLLM
 from minillm_core.spec.model_folder import ModelDescription
+from minillm_core.spec.versions import read_spec, shown_spec
 from store.api_keys import ADMIN, PRIORITY
 from store.db.tables import Checkpoint, Job
 from store.jobs.checkpoints import CheckpointRepository
@@ -154,8 +155,14 @@ def _merged(target: Any, patch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_spec(job: Job) -> JobSpec:
-    """The spec with what has been changed since by PATCH."""
-    spec = JobSpec.model_validate_json(job.spec)
+    """The spec with what has been changed since by PATCH. Raises Conflict where this release cannot read it."""
+    try:
+        spec = read_spec(job.spec)
+    except ValueError:
+        raise Conflict(
+            "This release cannot read the job's spec, which another one wrote: submit a job of its own.",
+            code="job_unreadable",
+        ) from None
     spec.name = job.name
     spec.metadata = job.user_metadata
     spec.scheduling.priority = job.priority
@@ -174,7 +181,10 @@ def is_version(if_match: str, job: Job) -> bool:
 
 
 def job_out(jobs: JobRepository, job: Job) -> JobOut:
-    spec = stored_spec(job)
+    spec = shown_spec(job.spec)
+    scheduling = spec.get("scheduling")
+    if isinstance(scheduling, dict):
+        scheduling = {**scheduling, "priority": job.priority, "max_runtime_seconds": job.max_runtime_seconds}
     return JobOut(
         id=job.id,
         object="job",
@@ -184,17 +194,17 @@ def job_out(jobs: JobRepository, job: Job) -> JobOut:
         desired_state=str(job.desired_state),
         metadata=job.user_metadata,
         seed=job.seed,
-        teacher=spec.teacher,
-        student=spec.student,
-        dataset=spec.dataset,
-        pretrain_corpus=spec.pretrain_corpus,
-        method=spec.method,
-        training=spec.training,
-        guards=spec.guards,
-        resources=spec.resources,
-        scheduling=spec.scheduling,
-        evaluation=spec.evaluation,
-        export=spec.export,
+        teacher=spec.get("teacher"),
+        student=spec.get("student"),
+        dataset=spec.get("dataset"),
+        pretrain_corpus=spec.get("pretrain_corpus"),
+        method=spec.get("method"),
+        training=spec.get("training"),
+        guards=spec.get("guards"),
+        resources=spec.get("resources"),
+        scheduling=scheduling,
+        evaluation=spec.get("evaluation"),
+        export=spec.get("export"),
         progress=Progress(
             step=job.step or 0,
             total_steps=job.total_steps,
@@ -205,7 +215,7 @@ def job_out(jobs: JobRepository, job: Job) -> JobOut:
         queue_position=jobs.queue_position(job),
         metrics=job.metrics,
         attempt=job.attempt,
-        failure=Failure.model_validate(job.failure) if job.failure is not None else None,
+        failure=job.failure,
         report=job.report,
         student_model=job.student_model_id,
         created_at=job.created_at,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
-from api.http.schema import Out
+from api.http.schema import Out, Stored
 
 
 class MetricOut(Out):
     attempt: int
     phase: str
     step: int
-    values: dict[str, float]
+    values: Annotated[dict[str, float], Stored]
     created_at: datetime

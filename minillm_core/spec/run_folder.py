@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from pydantic import Field
 from minillm_core.spec.base import Strict
 from minillm_core.spec.events import Count
 from minillm_core.spec.job import JobSpec
+from minillm_core.spec.versions import MANIFEST, read_spec
 
 SPEC_FILE = "spec.json"
 CONTEXT_FILE = "run.json"
@@ -48,9 +50,9 @@ class RunContext(Strict):
 def load_run(run_dir: Path) -> tuple[JobSpec, RunContext]:
     """Read ``spec.json`` and, when present, ``run.json``.
 
-    Raises FileNotFoundError without a spec and pydantic.ValidationError where it is not valid.
+    Raises FileNotFoundError without a spec, pydantic.ValidationError where it is not valid, and UnknownVersion.
     """
-    spec = JobSpec.model_validate_json((run_dir / SPEC_FILE).read_text())
+    spec = read_spec((run_dir / SPEC_FILE).read_text(encoding="utf-8"))
     context_path = run_dir / CONTEXT_FILE
     context = RunContext.model_validate_json(context_path.read_text()) if context_path.exists() else RunContext()
     return spec, context
@@ -70,6 +72,27 @@ class Manifest(Strict):
     created_at: str
     files: list[ManifestFile]
     data: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Manifest:
+        """The manifest of a file's content, of this release or an older one. Raises ValueError."""
+        document = json.loads(text)
+        return cls.model_validate(MANIFEST.present(document) if isinstance(document, dict) else document)
+
+    @classmethod
+    def shown(cls, text: str) -> Manifest:
+        """What can be shown of a stored manifest, of whatever release: the files that it names."""
+        try:
+            document = MANIFEST.shown(json.loads(text))
+        except ValueError:
+            document = None
+        fields = document if isinstance(document, dict) else {}
+        listed = fields.get("files")
+        files = []
+        for entry in listed if isinstance(listed, list) else ():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                files.append(ManifestFile.model_validate({name: entry[name] for name in ManifestFile.model_fields}))
+        return cls.model_construct(kind="student", created_at=str(fields.get("created_at", "")), files=files)
 
     def dumps(self) -> bytes:
         return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()

@@ -24,7 +24,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from store.db.types import Json, Key, UtcDateTime, Word
+from minillm_core.spec.versions import FAILURE, REPORT
+from store.db.types import Json, Key, UtcDateTime, VersionedJson, Word
 from store.jobs.vocabulary import AttemptState, DesiredState, JobState, Keep
 
 Id = Key(40)
@@ -74,7 +75,7 @@ class Job(Base):
     owner_id: Mapped[str] = mapped_column(Id)
     name: Mapped[str | None]
     spec: Mapped[str]
-    """The :class:`minillm_core.spec.JobSpec` as JSON text, as accepted."""
+    """The :class:`minillm_core.spec.JobSpec` as JSON text, as accepted: :mod:`minillm_core.spec.versions` reads it."""
     user_metadata: Mapped[dict[str, str]] = mapped_column("metadata")
     seed: Mapped[int]
 
@@ -128,9 +129,9 @@ class Job(Base):
     metrics: Mapped[dict[str, float]]
     """The latest value of each metric."""
 
-    failure: Mapped[dict[str, Any] | None]
+    failure: Mapped[dict[str, Any] | None] = mapped_column(VersionedJson(FAILURE))
     """A :class:`minillm_core.spec.Failure`; also set while the job waits for a retry, until the next claim."""
-    report: Mapped[dict[str, Any] | None]
+    report: Mapped[dict[str, Any] | None] = mapped_column(VersionedJson(REPORT))
     student_model_id: Mapped[str | None] = mapped_column(Id)
     student_path: Mapped[str | None]
     student_manifest_sha256: Mapped[str | None]
@@ -187,7 +188,7 @@ class Attempt(Base):
     ended_at: Mapped[dt.datetime | None]
     exit_code: Mapped[int | None]
     signal: Mapped[int | None]
-    failure: Mapped[dict[str, Any] | None]
+    failure: Mapped[dict[str, Any] | None] = mapped_column(VersionedJson(FAILURE))
     """A :class:`minillm_core.spec.Failure`; `category` is the failure class."""
     phase: Mapped[str | None]
     step: Mapped[int | None]

@@ -10,12 +10,34 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import JSON, DateTime, Dialect, String
 from sqlalchemy.types import TypeDecorator
 
+from minillm_core.spec.versions import Versioned
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 E = TypeVar("E", bound=enum.StrEnum)
 
 Json = JSON(none_as_null=True)
 """JSON text; Python's None is SQL NULL. Assign a new value to change it: changes inside go unseen."""
+
+
+class VersionedJson(TypeDecorator[dict[str, Any]]):
+    """JSON of a kind that has versions: stored with its stamp, read as the present version has it.
+
+    What cannot be brought up to that is read as it is stored.
+    """
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, kind: Versioned) -> None:
+        super().__init__(none_as_null=True)
+        self.kind = kind
+
+    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> dict[str, Any] | None:
+        return None if value is None else self.kind.stamped(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return self.kind.shown(value)
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):

@@ -195,7 +195,7 @@ def _succeed(session: Session, job: Job, attempt: Attempt, student: Student, out
     if not job.student_path.startswith(f"runs/{job.id}/{attempt.number}/"):
         raise UnverifiedStudent(f"the student of {job.id} was exported by an earlier attempt")
     try:
-        manifest = Manifest.model_validate_json(student.manifest)
+        manifest = Manifest.read(student.manifest)
     except ValueError as error:
         raise UnverifiedStudent(f"the manifest of {job.id}'s student cannot be read") from error
     if manifest.kind != "student":

@@ -9,11 +9,11 @@ import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import ColumnElement, delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import JobSpec
+from minillm_core.spec.versions import dump_spec, read_spec
 from store.db.clock import database_now
 from store.db.errors import Conflict, NotFound
 from store.db.ids import new_id
@@ -38,14 +38,11 @@ class JobRepository:
 
     # -- creating and finding ------------------------------------------------------------------
 
-    def create(
-        self, *, owner_id: str, spec: JobSpec, forked_from: Checkpoint | None = None, spec_json: str | None = None
-    ) -> Job:
+    def create(self, *, owner_id: str, spec: JobSpec, forked_from: Checkpoint | None = None) -> Job:
         """A queued job. ``forked_from`` is a resumable checkpoint of the same owner that it begins from.
 
-        ``spec_json`` is the text to keep, ``spec`` itself when left out. Raises Conflict where the
-        checkpoint cannot be resumed from (`checkpoint_not_resumable`), and where it, a file or a student that the
-        spec names is being deleted (`checkpoint_gone`, `file_gone`, `model_gone`).
+        Raises Conflict where the checkpoint cannot be resumed from (`checkpoint_not_resumable`), and where it, a file
+        or a student that the spec names is being deleted (`checkpoint_gone`, `file_gone`, `model_gone`).
         """
         references.hold(self.session, spec, forked_from)
         if forked_from is not None and not forked_from.resumable:
@@ -55,7 +52,7 @@ class JobRepository:
             id=new_id("job"),
             owner_id=owner_id,
             name=printable(spec.name) if spec.name is not None else None,
-            spec=spec_json if spec_json is not None else spec.model_dump_json(),
+            spec=dump_spec(spec),
             user_metadata=printable_data(spec.metadata),
             seed=spec.seed,
             state=JobState.QUEUED,
@@ -317,8 +314,8 @@ class JobRepository:
             if origin is None:
                 raise Conflict("checkpoint_gone", f"the checkpoint {job.forked_from} that it begins from was deleted")
         try:
-            spec = JobSpec.model_validate_json(job.spec)
-        except ValidationError:
+            spec = read_spec(job.spec)
+        except ValueError:
             return  # of another version: the worker says so
         references.hold(self.session, spec, origin)
 

@@ -6,8 +6,6 @@ import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import ValidationError
-
 from minillm_core.spec import MANIFEST_FILE, Manifest
 
 
@@ -41,9 +39,9 @@ def verify(
     if hashlib.sha256(raw).hexdigest() != manifest_sha256:
         raise ManifestError(f"{folder.name}: the manifest is not the one that was announced")
     try:
-        manifest = Manifest.model_validate_json(raw)
-    except ValidationError as error:
-        raise ManifestError(f"{folder.name}: the manifest cannot be read ({error.error_count()} errors)") from error
+        manifest = Manifest.read(raw)
+    except ValueError as error:
+        raise ManifestError(f"{folder.name}: the manifest cannot be read: {str(error).splitlines()[0]}") from error
     if manifest.kind != kind:
         raise ManifestError(f"{folder.name}: a manifest of a {manifest.kind}, not of a {kind}")
     if not manifest.files:

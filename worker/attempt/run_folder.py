@@ -20,6 +20,7 @@ from minillm_core.spec import (
     JobSpec,
     RunContext,
 )
+from minillm_core.spec.versions import dump_spec, read_spec
 from store.bytes.blobs import LocalBlobs
 from store.jobs.leases import Claim, ResumePoint
 from store.settings import Settings
@@ -62,9 +63,9 @@ def prepare(
 
     `model_folder` gives the folder of a model, or None. `keep_going` is asked between checkpoints,
     whose verification can take minutes.
-    Raises Unresolvable, pydantic.ValidationError for a spec this version cannot read, and OSError.
+    Raises Unresolvable, ValueError for a spec that this release cannot read, and OSError.
     """
-    spec = JobSpec.model_validate_json(claim.spec)
+    spec = read_spec(claim.spec)
     run_dir = settings.run_dir(claim.job_id, claim.attempt)
     if run_dir.exists():
         # Only after the database went back to an older state: what lies there is not this attempt's.
@@ -88,7 +89,7 @@ def prepare(
         hub_offline=settings.hub_offline or not settings.hub_enabled,
         lifeline_fd=LIFELINE_FD,
     )
-    (run_dir / SPEC_FILE).write_text(spec.model_dump_json(indent=1))
+    (run_dir / SPEC_FILE).write_text(dump_spec(spec, indent=1), encoding="utf-8")
     (run_dir / CONTEXT_FILE).write_text(context.model_dump_json(indent=1))
     return PreparedRun(run_dir, spec, damaged)
 

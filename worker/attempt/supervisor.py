@@ -143,9 +143,10 @@ class Supervisor:
         except Unresolvable as error:
             self.missing = error.missing
             return Outcome.failed(error.failure)
-        except ValidationError as error:
-            message = f"This version of the worker cannot read the job's spec: {error.errors()[0]['msg']}"
-            return Outcome.failed(Failure(code="internal_error", category=FailureCategory.SYSTEM, message=message))
+        except ValueError as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            message = f"This version of the worker cannot read the job's spec: {reason}"
+            return Outcome.failed(Failure(code="job_unreadable", category=FailureCategory.SYSTEM, message=message))
         except OSError as error:
             code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "run_folder"
             return _infrastructure(code, f"The run folder cannot be written: {error.strerror}")

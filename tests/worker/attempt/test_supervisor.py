@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from minillm_core.spec import PINNED_FILE, JobSpec
+from minillm_core.spec import PINNED_FILE
+from minillm_core.spec.versions import read_spec
 from store.db.tables import Checkpoint, Event, MetricPoint
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.due import sweep
@@ -233,7 +234,7 @@ class TestFork:
 def _fork(service: Service, origin: str, checkpoint: Checkpoint) -> str:
     with service.database.write() as session:
         repository = JobRepository(session)
-        spec = JobSpec.model_validate_json(repository.get(OWNER, origin).spec)
+        spec = read_spec(repository.get(OWNER, origin).spec)
         row = session.get_one(Checkpoint, checkpoint.id)
         return repository.create(owner_id=OWNER, spec=spec, forked_from=row).id
 
