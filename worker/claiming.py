@@ -134,5 +134,5 @@ class ClaimLoop:
                 model = ModelRepository(session).get(owner_id, reference)
             except NotFound:
                 return None
-        root = self._settings.models_dir if model.kind == "base" else self._settings.data_dir
+        root = self._settings.data_dir if model.kind == "student" else self._settings.models_dir
         return root / model.path

@@ -123,6 +123,11 @@ class File(_Tolerant):
     created_at: datetime | None = None
 
 
+class ModelProblem(_Tolerant):
+    code: str
+    detail: str
+
+
 class Model(_Tolerant):
     id: str
     reference: str | None = None
@@ -133,6 +138,9 @@ class Model(_Tolerant):
     parameters: int | None = None
     layers: int | None = None
     context_length: int | None = None
+    usable: bool = True
+    problems: list[ModelProblem] = Field(default_factory=list)
+    """Why a job cannot name it."""
 
 
 class ManifestFile(_Tolerant):

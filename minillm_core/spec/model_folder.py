@@ -208,18 +208,7 @@ def _config(config: dict[str, Any], found: _Findings) -> None:
     causal = not config.get("is_encoder_decoder") and any(
         name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures
     )
-    dtype = config.get("dtype") or config.get("torch_dtype")
-    found.describe(
-        architecture=shown(architectures[0]) if architectures else "",
-        causal_lm=causal,
-        layers=_number(shape, _LAYERS, _MOST_LAYERS, found) or 0,
-        vocab_size=_number(shape, ("vocab_size",), _LARGEST_SHAPE, found) or 0,
-        context_length=_number(shape, _CONTEXT, _LARGEST_SHAPE, found),
-        dtype=shown(dtype) if dtype is not None else None,
-    )
-    for name in _WIDTHS:
-        _number(shape, (name,), _LARGEST_SHAPE, found)
-    model_type = config.get("model_type")
+    model_type, dtype = config.get("model_type"), config.get("dtype") or config.get("torch_dtype")
     if not causal:
         listed = ", ".join(shown(name) for name in architectures[:5]) or "none"
         found.problem(NOT_CAUSAL, f"not a causal language model (architectures: {listed})")
@@ -229,17 +218,33 @@ def _config(config: dict[str, Any], found: _Findings) -> None:
         )
     if any(part.get(name) for part in (config, shape) for name in ("quantization_config", "compression_config")):
         found.problem(UNSUPPORTED, "quantised weights cannot be trained on: use the model's full weights")
+    found.describe(
+        architecture=shown(architectures[0]) if architectures else "",
+        causal_lm=causal,
+        dtype=shown(dtype) if dtype is not None else None,
+    )
+    try:
+        found.describe(
+            layers=_number(shape, _LAYERS, _MOST_LAYERS) or 0,
+            vocab_size=_number(shape, ("vocab_size",), _LARGEST_SHAPE) or 0,
+            context_length=_number(shape, _CONTEXT, _LARGEST_SHAPE),
+        )
+        for name in _WIDTHS:
+            _number(shape, (name,), _LARGEST_SHAPE)
+    except Unreadable as error:
+        # Another family may mean something else by the same name.
+        if causal and model_type in FAMILIES:
+            found.unreadable(error)
 
 
-def _number(config: dict[str, Any], names: tuple[str, ...], largest: int, found: _Findings) -> int | None:
+def _number(config: dict[str, Any], names: tuple[str, ...], largest: int) -> int | None:
     for name in names:
         value = config.get(name)
         if value is None:
             continue
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= largest:
             return value
-        found.problem(UNREADABLE, f"config.json: {name} is {shown(value, 30)}, not a number from 1 to {largest}")
-        return None
+        raise Unreadable(f"config.json: {name} is {shown(value, 30)}, not a number from 1 to {largest}")
     return None
 
 

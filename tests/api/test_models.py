@@ -56,7 +56,11 @@ BAD = {
     "added tokens": ("tokenizer.json", b'{"model": {"vocab": {}}, "added_tokens": [1]}', "model_unreadable"),
     "shape": ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}garbage", "model_unreadable"),
     "surrogate": ("config.json", b'{"architectures": ["\\ud800"]}', "not_a_causal_lm"),
-    "number": ("config.json", b'{"architectures": ["XForCausalLM"], "vocab_size": 1e400}', "model_unreadable"),
+    "number": (
+        "config.json",
+        b'{"architectures": ["XForCausalLM"], "model_type": "llama", "vocab_size": 1e400}',
+        "model_unreadable",
+    ),
     "bytes": ("config.json", b"\xff\xfe\0", "model_unreadable"),
     "nul": ("config.json", b'{"architectures": ["\\u0000ForCausalLM"], "dtype": "\\u0000"}', "unsupported_model"),
 }

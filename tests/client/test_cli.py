@@ -26,7 +26,8 @@ class TestCommand:
         assert "uploaded rows.jsonl as file_" in result.stderr
         assert job_id in run("jobs").stdout
         assert "rows.jsonl" in run("files").stdout
-        assert "path:teacher" in run("models").stdout
+        (service.settings.models_dir / "empty").mkdir()
+        assert "path:teacher" in run("models").stdout and "there is no config.json" in run("models").stdout
 
     def test_watch_without_a_terminal(self, service: Service) -> None:
         job_id = service.submit()

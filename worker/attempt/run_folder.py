@@ -169,7 +169,15 @@ def _models(spec: JobSpec, settings: Settings, model_folder: Callable[[str], Pat
     for param, reference in named.items():
         if reference is None or reference.startswith("hub:"):
             continue
-        folder = _under(settings.models_dir, reference)
+        folder = None
+        if reference.startswith("path:"):
+            name = reference.removeprefix("path:")
+            folder = settings.models_dir / name
+            if folder.resolve() != settings.models_dir.resolve() / name:
+                message = f"{reference} is a link, or lies outside of the models root"
+                raise Unresolvable(
+                    Failure(code="linked_folder", category=FailureCategory.USER, message=message, param=param)
+                )
         if folder is None or not folder.is_dir():
             folder = model_folder(reference)
         if folder is None:
@@ -181,14 +189,6 @@ def _models(spec: JobSpec, settings: Settings, model_folder: Callable[[str], Pat
             raise Unresolvable(_elsewhere("model_not_found", message, param), folder)
         folders[reference] = str(folder)
     return folders
-
-
-def _under(root: Path, reference: str) -> Path | None:
-    """The folder of a `path:` reference; None for another one, and for one that leads out of `root`."""
-    if not reference.startswith("path:"):
-        return None
-    folder = (root / reference.removeprefix("path:")).resolve()
-    return folder if folder.is_relative_to(root) else None
 
 
 def _files(spec: JobSpec, settings: Settings) -> dict[str, str]:

@@ -18,9 +18,9 @@ from minillm.errors import SpecError
 
 
 def models() -> None:
-    """List the models that a job may name."""
+    """List the models that a job may name, and what is wrong with the others."""
     with service() as client:
-        titles = ("REFERENCE", "KIND", "ARCHITECTURE", "PARAMETERS", "LAYERS", "CONTEXT")
+        titles = ("REFERENCE", "KIND", "ARCHITECTURE", "PARAMETERS", "LAYERS", "CONTEXT", "PROBLEMS")
         rows = (
             (
                 model.reference,
@@ -29,6 +29,7 @@ def models() -> None:
                 model.parameters,
                 model.layers,
                 model.context_length,
+                "; ".join(problem.detail for problem in model.problems),
             )
             for model in client.models()
         )

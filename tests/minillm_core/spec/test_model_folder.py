@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def test_a_good_one(folder: Path) -> None:
         ({"max_position_embeddings": True}, UNREADABLE, "max_position_embeddings"),
         ({"hidden_size": 2**40}, UNREADABLE, "hidden_size"),
         ({"dtype": {"\ud800": []}}, "", ""),
+        ({"model_type": "gemma3n", "intermediate_size": [8, 8]}, UNSUPPORTED, "gemma3n"),
         ({"auto_map": {"AutoConfig": "x.Y"}}, UNSUPPORTED, "auto_map"),
         ({"text_config": [{"auto_map": {"AutoConfig": "x.Y"}}]}, UNSUPPORTED, "auto_map"),
         ({"trust_remote_code": True}, UNSUPPORTED, "trust_remote_code"),
@@ -277,6 +279,21 @@ def test_other_folders(tmp_path: Path) -> None:
     for number in range(MOST_ENTRIES + 1):
         (full / str(number)).touch()
     assert answer(full) == (UNREADABLE, "the folder has more than 10,000 files")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("closed", ["", "config.json", "model.safetensors", "tokenizer.json"])
+def test_what_may_not_be_read(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        os.chmod(root, 0o755)
+        folder = write_model(Path(root), "model")
+        (folder / closed).chmod(0)
+        os.seteuid(65534)
+        try:
+            found = answer(folder)
+        finally:
+            os.seteuid(0)
+        assert found[0] == UNREADABLE and "Permission denied" in found[1] and closed in found[1]
 
 
 def test_a_template_has_a_length(folder: Path) -> None:

@@ -125,6 +125,15 @@ class TestFailure:
         service.supervisor(model_folder=lambda reference: None).run()
         assert _end(service, job_id) == (JobState.FAILED, "model_not_found"), "the service has it no more"
 
+    @pytest.mark.parametrize("reference", ["path:linked", "path:../outside"])
+    def test_a_link_among_the_models_is_not_followed(self, service: Service, reference: str) -> None:
+        outside = service.settings.models_dir.parent / "outside"
+        outside.mkdir()
+        (service.settings.models_dir / "linked").symlink_to(outside)
+        job_id = service.submit(student={"model": reference})
+        service.run()
+        assert _end(service, job_id) == (JobState.FAILED, "linked_folder")
+
     def test_a_hung_trainer_is_ended(self, service: Service) -> None:
         job_id = service.submit(mode="hang", at="2", scheduling={"max_attempts": 1})
         service.run(progress_watchdog_seconds=0.5, start_watchdog_seconds=5.0, stop_grace_seconds=0.1)
