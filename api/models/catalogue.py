@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from typing import Literal
 
 from minillm_core.spec.hub_cache import cache_folder, cached_snapshot
@@ -26,11 +27,16 @@ class ModelCatalogue:
         self._settings = settings
         self._folders = ModelFolders(settings.models_dir)
         self._written: tuple[FoundFolder, ...] | None = None
+        self._looked_at = float("-inf")
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
         """Bring the store up to date where a folder has come, gone or changed."""
+        asked_at = time.monotonic()
         with self._lock:
+            if self._looked_at > asked_at:
+                return  # Who looked began after this was asked: of many at once, two look.
+            begun_at = time.monotonic()
             try:
                 found = self._folders.look()
             except OSError as error:
@@ -40,6 +46,7 @@ class ModelCatalogue:
                 with self._database.write() as session:
                     ModelRepository(session).update_folders(found)
                 self._written = found
+            self._looked_at = begun_at
 
     def inspect_row(self, model: Model) -> Inspection:
         """What lies in the folder of a model; nothing is said of one that is not on this machine."""

@@ -1,6 +1,7 @@
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from api.models.catalogue import ModelCatalogue
+from api.services import Services
 from minillm_core.spec.model_folder import FAMILIES
 from store.models import ModelRepository
 from store.settings import Settings
@@ -91,6 +94,19 @@ def test_one_folder_never_stands_in_the_way_of_another(
             assert str(tmp_path) not in json.dumps(listed[name]) + json.dumps(body)
         (root / "shape" / "model.safetensors").write_bytes((root / "teacher" / "model.safetensors").read_bytes())
         assert client.get("/v1/models/path:shape").json()["usable"] is True
+
+
+def test_many_at_once_see_what_was_there_when_they_asked(services: Services, own_models: Path) -> None:
+    catalogue = ModelCatalogue(services.database, services.settings.model_copy(update={"models_root": own_models}))
+
+    def look(number: int) -> bool:
+        write_model(own_models, f"new-{number}", layers=1)
+        catalogue.refresh()
+        with services.database.read() as session:
+            return ModelRepository(session).get("anyone", f"path:new-{number}").layers == 1
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(look, range(24)))
 
 
 def test_a_model_where_an_adapter_belongs_and_the_other_way_round(client: TestClient, spec: Row) -> None:
