@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from store.bytes.blobs import BlobStore, LocalBlobs
 from store.db.database import Database
 from store.server_paths import ServerPaths
 from store.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _WAKES = "wake_after_commit"
 
@@ -61,6 +64,7 @@ class Services:
             session.info[_WAKES] = []
             yield session
         for job_id in session.info[_WAKES]:
+            log.info("job queued", extra={"job_id": job_id})
             self.announcer.announce(job_id)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 
+import structlog
 from celery import Celery
 
 from store.broker import wake
@@ -62,11 +63,12 @@ class Announcer:
         while (job_id := self._jobs.get()) is not None:
             if time.monotonic() < self._resting_until:
                 continue
-            try:
-                sent = wake(self._celery, job_id)
-            except Exception:  # a fault of ours, which the broker's health has nothing to do with
-                logger.exception("job %s could not be announced", job_id)
-                continue
+            with structlog.contextvars.bound_contextvars(job_id=job_id):
+                try:
+                    sent = wake(self._celery, job_id)
+                except Exception:  # a fault of ours, which the broker's health has nothing to do with
+                    logger.exception("the job could not be announced")
+                    continue
             if sent and self._rest:
                 logger.info("the broker answers again")
             self._rest = 0.0 if sent else min(LONGEST_REST_SECONDS, max(FIRST_REST_SECONDS, 2 * self._rest))

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from store.logging import configure_logging
 from store.settings import Settings
-from tests.api.conftest import BOOTSTRAP
+from tests.api.conftest import BOOTSTRAP, Row
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -60,6 +60,14 @@ def test_its_id_is_in_each_line(client: TestClient, lines: Lines, monkeypatch: p
     told = lines()
     assert {"from a thread", "the request failed", "request"} <= {line["event"] for line in told}
     assert {line.get("request_id") for line in told} == {"mine"}
+
+
+def test_so_is_the_job(client: TestClient, spec: Row, lines: Lines) -> None:
+    job = client.post("/v1/jobs", json=spec).json()["id"]
+    (queued,) = [line for line in lines() if line["event"] == "job queued"]
+    assert queued["job_id"] == job and queued["request_id"].startswith("req_")
+    client.post(f"/v1/jobs/{job}/pause")
+    assert {line["job_id"] for line in lines()} == {job}
 
 
 def test_no_key_is_logged(make_settings: Callable[..., Settings], lines: Lines) -> None:

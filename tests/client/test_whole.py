@@ -176,6 +176,10 @@ class TestDemo:
         assert summary["student_parameters"] < summary["teacher_parameters"]
         assert (summary["steps"], Path(summary["student_path"]).is_dir()) == (2, True)
         assert "before  " in output and "after  " in output
+        folders = [data / name for name in ("runs", "files", "logs", "valkey")]
+        made = [data, *folders, *(path for folder in folders for path in folder.rglob("*")), *data.glob("minillm.db*")]
+        assert {"student", "checkpoints", "stderr.log", "minillm.db"} <= {path.name for path in made}
+        assert [str(path) for path in made if path.lstat().st_mode & 0o077 and not path.is_symlink()] == []
         database = Database(f"sqlite:///{data}/minillm.db")
         with database.read() as session:
             ends = {job.id: job.state for job in session.scalars(select(tables.Job))}

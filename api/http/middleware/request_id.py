@@ -1,6 +1,7 @@
 """Gives each request an id, taken from `X-Request-Id` where the caller sends a sane one, and echoes it.
 
-It is bound for the log, so that every line of the request has it, and the request itself becomes one line.
+It is bound for the log, so that every line of the request has it, beside the id of the job that the path names, and
+the request itself becomes one line.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 HEADER = "X-Request-Id"
 # What may go into logs and response headers untouched.
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_JOB = re.compile(r"/v1/jobs/(job_[0-9a-z]{26})(?:/|$)")
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by machines: their lines are for DEBUG."""
 
@@ -37,6 +39,8 @@ class RequestIdMiddleware:
         # The server runs each request in a context of its own: nothing has to be unbound.
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        if (job := _JOB.match(scope["path"])) is not None:
+            structlog.contextvars.bind_contextvars(job_id=job[1])
         begin = time.perf_counter()
         status = 500
 
