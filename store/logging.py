@@ -41,11 +41,11 @@ def configure_logging(settings: Settings, *, program: str) -> None:
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        _program(program),
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.stdlib.ExtraAdder(),
+        _program(program),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
@@ -125,6 +125,7 @@ def _secrets(settings: Settings) -> set[str]:
 def _program(name: str) -> Processor:
     def add(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["program"] = name
+        event.pop("color_message", None)  # uvicorn's, the event once more with escapes for a terminal
         return event
 
     return add

@@ -35,7 +35,7 @@ def begin(program: str, **given: Any) -> Settings:
     try:
         settings = Settings(**given) if given else get_settings()
     except ValidationError as error:
-        print(f"{program} does not start: {faults(error)}.", file=sys.stderr)
+        print(f"{program} does not start: {faults(error)}", file=sys.stderr)
         raise SystemExit(EX_CONFIG) from None
     configure_logging(settings, program=program)
     close_to_others(settings)

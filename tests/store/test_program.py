@@ -35,7 +35,7 @@ class TestSettingsAtFault:
     def test_no_program_starts(self, module: str, tmp_path: Path) -> None:
         ended = run(module, tmp_path, MINILLM_SECRT_KEY="x" * 32, MINILLM_API_KEY="the client's")
         assert (ended.returncode, ended.stdout) == (EX_CONFIG, "")
-        assert ended.stderr.endswith("MINILLM_SECRT_KEY is not a setting: is it MINILLM_SECRET_KEY?.\n"), ended.stderr
+        assert ended.stderr.endswith("MINILLM_SECRT_KEY is not a setting: is it MINILLM_SECRET_KEY?\n"), ended.stderr
         assert not (tmp_path / "data").exists()
 
     def test_each_is_named(self, tmp_path: Path) -> None:
