@@ -84,6 +84,7 @@ class ToldEvents(EventLog):
         report = fields["report"]
         scores = [(report.get(moment) or {}).get("rouge_l") for moment in ("before", "after")]
         shown = "" if None in scores else f", ROUGE-L {scores[0]:.2f} -> {scores[1]:.2f} on held-out rows"
+        _say(report["verdict"])
         _say(f"the student is in {self._run_dir / fields['path']}{shown}")
 
 

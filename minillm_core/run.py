@@ -31,11 +31,12 @@ from minillm_core.spec import STUDENT_DIR, JobSpec, Phase, RunContext
 from minillm_core.train.checkpoints import Checkpoints, RunState, disk_fault
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.events import EventLog
-from minillm_core.train.loop import PhasePlan, Run, Score, train_phase
+from minillm_core.train.loop import PhasePlan, Run, train_phase
 from minillm_core.train.memory import drop_mapped_pages, give_back_freed_memory
 from minillm_core.train.methods import SFT_METHOD, Method, resolve_method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rounds import Round
+from minillm_core.train.selection import Selection, criterion_of, verdict
 from minillm_core.train.stop import StopFlag
 from minillm_core.train.teacher_responses import with_teacher_responses
 from minillm_core.train.weights import load_weights, merged_model
@@ -173,7 +174,7 @@ def _trained(
             model=model,
             teacher=teacher,
             rows=rows,
-            score=_score(work, method),
+            selection=_selection(work, phase),
             resume_from=None if here is None else here.folder,
             round_=None if here is None else here.round,
             random_state=None if here is None else here.random,
@@ -182,19 +183,17 @@ def _trained(
     return model
 
 
-def _score(work: Work, method: Method) -> Score:
-    """What a phase is chosen by, as a number that is to be high."""
-
-    def score(model: nn.Module, decoder: Decoder | None) -> tuple[dict[str, float], float]:
-        measurement = work.parts.measurement
-        if method.selection == "loss":
-            loss = measurement.dev_loss(merged_model(model))
-            return {"validation_loss": loss}, -loss
-        assert decoder is not None
-        values = measurement.dev_rouge_l(decoder)
-        return values, values["dev_rouge_l"]
-
-    return score
+def _selection(work: Work, phase: Phase) -> Selection:
+    """What a phase's weights are chosen by: those of fine-tuning always by their validation loss."""
+    measurement = work.parts.measurement
+    if phase is not Phase.TRAINING:
+        return Selection("loss", measurement)
+    job = work.run.job
+    criterion = criterion_of(job, measurement)
+    if criterion == "loss" and job.training.selection == "auto":
+        sentence = "no held-out response has a word that ROUGE-L counts: the student is chosen by the validation loss"
+        work.run.events.message("info", "selection", sentence)
+    return Selection(criterion, measurement)
 
 
 def _measured(work: Work, student: nn.Module, teacher: Decoder, who: str) -> Measured:
@@ -226,6 +225,7 @@ def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedM
     )
     phases = {name: results[name] for name in (TEACHER_SFT, STUDENT_SFT, TRAINING) if name in results}
     report = build_report(
+        verdict=verdict(phases),
         before=before["values"],
         after=after["values"],
         teacher=ideal["values"],

@@ -19,7 +19,7 @@ from minillm_core.evaluate.divergence import Divergences, measure_divergences
 from minillm_core.evaluate.diversity import Diversity, measure_diversity
 from minillm_core.evaluate.exposure_bias import ExposureBias, measure_exposure_bias
 from minillm_core.evaluate.lm_loss import LmLoss, lm_loss
-from minillm_core.evaluate.rouge import TextScores, score_texts
+from minillm_core.evaluate.rouge import TextScores, score_texts, words
 from minillm_core.rollout.decoder import Decoder
 from minillm_core.spec import EvaluationSpec
 from minillm_core.train.distributed import Ranks
@@ -56,8 +56,8 @@ class Measurement:
     ranks: Ranks
     labels: LabelSet | None = None
 
-    def dev_rouge_l(self, decoder: Decoder) -> dict[str, float]:
-        """What picks the student while training: ROUGE-L and lengths with the first seed."""
+    def dev_scores(self, decoder: Decoder) -> dict[str, float]:
+        """What picks the student while training: ROUGE-L, exact match and lengths with the first seed."""
         numbers = self.ranks.share(len(self.rows))
         answers = self._answers(decoder, None, numbers, self.spec.seeds[0])
         scores = TextScores.merged(self.ranks.gather(self._scores(answers, numbers)))
@@ -189,7 +189,13 @@ class Measurement:
         return Answers(drawn.response_ids, drawn.truncated, decode_texts(self.tokenizer, drawn.response_ids))
 
     def _scores(self, answers: Answers, numbers: list[int]) -> TextScores:
-        return score_texts(answers.texts, [[self.rows[number].response_text] for number in numbers])
+        references = [[self.rows[number].response_text] for number in numbers]
+        return score_texts(answers.texts, references, self.spec.rouge_tokenizer)
+
+    @property
+    def references_have_words(self) -> bool:
+        """Whether ROUGE-L can tell answers to any of the rows apart."""
+        return any(words(row.response_text, self.spec.rouge_tokenizer) for row in self.rows)
 
     def _diversity(self, answers: Answers) -> Diversity:
         return measure_diversity(answers.response_ids, answers.truncated, self.sampling.eos_ids)

@@ -43,6 +43,7 @@ def sample_answers_of(
 
 def build_report(
     *,
+    verdict: str,
     before: Mapping[str, float],
     after: Mapping[str, float],
     teacher: Mapping[str, float],
@@ -56,11 +57,12 @@ def build_report(
 ) -> dict[str, Any]:
     """Everything the report holds, as JSON types.
 
-    ``before``, ``after`` and ``teacher`` map names of metrics to numbers; ``settings`` are those
-    that the numbers depend on (seeds, decoding, rows); ``details`` what is more than a number,
-    such as curves. Raises TypeError where something is no JSON type.
+    ``verdict`` says in a sentence which student it is. ``before``, ``after`` and ``teacher`` map names of metrics to
+    numbers; ``settings`` are those that the numbers depend on (seeds, decoding, rows); ``details`` what is more than
+    a number, such as curves. Raises TypeError where something is no JSON type.
     """
     report = {
+        "verdict": verdict,
         "before": dict(before),
         "after": dict(after),
         "teacher": dict(teacher),

@@ -20,6 +20,8 @@ class EvaluationSpec(Strict):
     decoding: Literal["greedy", "sample"] = "sample"
     temperature: Temperature = 1.0
     no_repeat_ngram_size: Annotated[int, Whole(0, 1000)] = 0
+    rouge_tokenizer: Literal["unicode", "paper"] = "unicode"
+    """What a word is to ROUGE-L: `unicode` for texts of every script, `paper` for runs of `a-z` and `0-9` alone."""
     samples: Annotated[int, Whole(0, 100)] = 4
     """Prompts whose answers before and after are kept in the report."""
     calibration_file: FileReference | None = None

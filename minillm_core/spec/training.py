@@ -56,6 +56,9 @@ class TrainingSpec(Strict):
     """Steps between dev evaluations; a tenth of `max_steps` when left out."""
     save_every: Steps | None = None
     """Steps between checkpoints; a tenth of `max_steps` when left out."""
+    selection: Literal["auto", "rouge_l", "exact_match", "loss"] = "auto"
+    """What chooses the student among the dev evaluations: the highest score of its answers or the lowest validation
+    loss. `auto` is `rouge_l`, or `loss` where no reference has a word that ROUGE-L could count."""
     keep_checkpoints: Annotated[int, Whole(1, 1000)] = 2
     """Newest checkpoints kept besides the best."""
     student_sft: SftPhase | None = SftPhase()

@@ -55,6 +55,9 @@ class RunState:
     guards: dict[str, Any] | None = None
     best_score: float | None = None
     best_step: int = -1
+    level: dict[str, float] | None = None
+    """While every evaluation of the phase found one and the same score: ``{"score", "loss", "step"}`` of the
+    lowest validation loss, which then decides."""
     results: dict[str, Any] = field(default_factory=dict)
     """Evaluations that are done, for the report."""
     train_seconds: float = 0.0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +32,7 @@ from minillm_core.train.methods import Method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rollouts import Sampling, collect_round
 from minillm_core.train.rounds import Round, TrainRow, derived_seed, owned_rows
+from minillm_core.train.selection import Kept, Selection, warnings_of
 from minillm_core.train.step import train_step
 from minillm_core.train.stop import StopFlag, Stopped
 from minillm_core.train.student import StudentModule, loss_head
@@ -100,10 +100,6 @@ class Run:
     """Blocks (N, T) of the pre-training corpus."""
 
 
-Score = Callable[[nn.Module, Decoder | None], tuple[dict[str, float], float]]
-"""Measures a student on the dev set: metrics to log, and the number that is to be high."""
-
-
 def train_phase(
     run: Run,
     *,
@@ -114,7 +110,7 @@ def train_phase(
     model: nn.Module,
     teacher: Decoder | None,
     rows: list[TokenizedRow],
-    score: Score,
+    selection: Selection,
     resume_from: Path | None,
     round_: Round | None,
     random_state: dict[str, Any] | None,
@@ -152,7 +148,7 @@ def train_phase(
     if run.corpus is not None and method.lm_coef > 0:
         corpus_cursor = EpochCursor(len(run.corpus), derived_seed(seed, "corpus"))
     guards = Guards(job.guards)
-    best_file = run.checkpoints.weights / f"{name}.safetensors"
+    kept = Kept(run.checkpoints.weights, name, state, ranks)
 
     if resume_from is not None:
         engine.load(resume_from)
@@ -166,6 +162,7 @@ def train_phase(
     else:
         torch.manual_seed(derived_seed(seed, "dropout", ranks.rank))
         state.phase, state.step, state.best_score, state.best_step = phase.value, 0, None, -1
+        state.level = None
         round_ = None
     run.progress.enter(phase, f"{method.name}: {plan.max_steps} steps of {plan.rows_per_step} rows")
     latest: dict[str, float] = {}
@@ -186,14 +183,14 @@ def train_phase(
 
     def evaluate() -> None:
         run.progress.enter(Phase.EVALUATING, f"dev set after {state.step} steps")
-        samples = method.selection == "rouge_l"
+        loss = None
         with engine.whole_model() as whole:
-            metrics, value = score(whole, current_decoder(whole) if samples else None)
+            metrics, value = selection.score(whole, current_decoder(whole) if selection.samples else None)
+            if selection.samples and kept.undecided(value):
+                loss = metrics["validation_loss"] = selection.loss(whole)
         latest.update(metrics)
         run.events.metrics(phase, state.step, metrics)
-        if state.best_score is None or value > state.best_score:
-            state.best_score, state.best_step = value, state.step
-            save_weights(engine, best_file, ranks)
+        kept.offer(value, loss, lambda path: save_weights(engine, path, ranks))
         give_back_freed_memory()
         run.progress.enter(phase)
 
@@ -297,7 +294,9 @@ def train_phase(
     finally:
         engine.close()
     state.completed.append(name)
-    state.results[name] = {"steps": state.step, "best_step": state.best_step, "best_score": state.best_score}
+    state.results[name] = kept.settle(selection.criterion)
+    for code, sentence in warnings_of(phase, state.results[name]).items():
+        run.events.message("warning", code, sentence, step=state.step)
     return trained
 
 

@@ -34,8 +34,6 @@ class Method:
     divergence_params: dict[str, float] = field(default_factory=dict)
     policy: ResolvedMiniLLM | None = None
     """The settings of :mod:`minillm_core.minillm`, where that is the method."""
-    selection: Literal["rouge_l", "loss"] = "rouge_l"
-    """What picks the student: the highest dev ROUGE-L or the lowest validation loss."""
 
     @property
     def needs_teacher(self) -> bool:
@@ -67,8 +65,8 @@ class Method:
         return self.responses == "rollout" and self.on_policy > 0
 
 
-SFT_METHOD = Method(name="sft", responses="dataset", cross_entropy=1.0, selection="loss")
-"""The supervised phases before the method: the state of lowest validation loss is kept."""
+SFT_METHOD = Method(name="sft", responses="dataset", cross_entropy=1.0)
+"""The supervised phases before the method."""
 
 
 def resolve_method(job: JobSpec) -> Method:

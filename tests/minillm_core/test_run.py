@@ -134,40 +134,113 @@ class TestChoice:
         return left
 
     def rouge_l(self, monkeypatch, *values):
-        return self.given(monkeypatch, "dev_rouge_l", [{"dev_rouge_l": value} for value in values])
+        return self.given(monkeypatch, "dev_scores", [{"dev_rouge_l": value} for value in values])
 
     def test_the_student_is_that_of_the_highest_dev_rouge_l(self, tmp_path, monkeypatch):
-        left = self.rouge_l(monkeypatch, 1.0, 5.0, 3.0, 5.0)
+        left = self.rouge_l(monkeypatch, 1.0, 5.0, 3.0, 4.0)
         found = run_here(write_run(tmp_path / "six", training={"eval_every": 2}))
         assert not left
         phase = of_type(found, "student")[0]["report"]["details"]["phases"]["training"]
-        assert phase == {"steps": 6, "best_step": 2, "best_score": 5.0}
+        assert phase == {"steps": 6, "best_step": 2, "best_score": 5.0, "selection": "rouge_l"}
         self.rouge_l(monkeypatch, 1.0, 5.0)
         run_here(write_run(tmp_path / "two", training={"eval_every": 2, "max_steps": 2}))
         assert_same_weights(weights(tmp_path / "six"), weights(tmp_path / "two"))
 
     def test_a_training_that_only_makes_it_worse_exports_the_start(self, tmp_path, monkeypatch):
         self.rouge_l(monkeypatch, 5.0, 4.0, 3.0, 2.0)
-        run_here(write_run(tmp_path, training={"eval_every": 2}))
+        found = run_here(write_run(tmp_path, training={"eval_every": 2}))
         teacher, student = load_file(tmp_path / "teacher" / "model.safetensors"), weights(tmp_path)
         assert all(torch.equal(student[name], teacher[name]) for name in student if ".layers." not in name)
+        assert "untrained_student" in [event["code"] for event in of_type(found, "message")]
+        report = of_type(found, "student")[0]["report"]
+        assert next(iter(report)) == "verdict" and report["verdict"].startswith("The student is untrained")
+
+    def test_of_equal_scores_the_later_counts(self, tmp_path, monkeypatch):
+        self.rouge_l(monkeypatch, 1.0, 5.0, 3.0, 5.0)
+        found = run_here(write_run(tmp_path, training={"eval_every": 2}))
+        report = of_type(found, "student")[0]["report"]
+        assert report["details"]["phases"]["training"]["best_step"] == 6
+        assert report["verdict"] == "The student is that of step 6 of 6, chosen by dev ROUGE-L."
+
+    @pytest.mark.parametrize("stop_after", [None, 4])
+    def test_scores_that_are_all_one_leave_the_choice_to_the_loss(self, tmp_path, monkeypatch, stop_after):
+        self.rouge_l(monkeypatch, *[0.0] * 4)
+        self.given(monkeypatch, "dev_loss", [3.0, 2.0, 1.0, 2.5])
+        write_run(tmp_path / "six", method=METHODS["kd"], training={"eval_every": 2, "save_every": 1})
+        if stop_after is not None:
+            with pytest.raises(Stopped):
+                run_here(tmp_path / "six", stop_after=stop_after)
+        found = run_here(tmp_path / "six")
+        report = of_type(found, "student")[0]["report"]
+        phase = report["details"]["phases"]["training"]
+        assert (phase["selection"], phase["undecided"], phase["best_step"]) == ("loss", "rouge_l", 4)
+        assert "chosen by validation loss" in report["verdict"]
+        assert "selection_by_loss" in [event["code"] for event in of_type(found, "message")]
+        monkeypatch.undo()
+        self.rouge_l(monkeypatch, 0.0, 1.0)
+        settings = {"eval_every": 4, "max_steps": 4}
+        run_here(write_run(tmp_path / "four", method=METHODS["kd"], training=settings))
+        assert_same_weights(weights(tmp_path / "six"), weights(tmp_path / "four"))
+
+    def test_a_score_that_differs_at_last_decides(self, tmp_path, monkeypatch):
+        self.rouge_l(monkeypatch, 0.0, 0.0, 0.5, 0.2)
+        self.given(monkeypatch, "dev_loss", [1.0, 2.0])
+        found = run_here(write_run(tmp_path, training={"eval_every": 2}))
+        phase = of_type(found, "student")[0]["report"]["details"]["phases"]["training"]
+        assert phase == {"steps": 6, "best_step": 4, "best_score": 0.5, "selection": "rouge_l"}
+        assert not list((tmp_path / "weights").glob("*level*"))
+
+    @pytest.mark.parametrize(("selection", "metric"), [("loss", "validation_loss"), ("exact_match", "dev_exact_match")])
+    def test_what_chooses_is_a_setting(self, tmp_path, selection, metric):
+        found = run_here(write_run(tmp_path, method=METHODS["kd"], training={"selection": selection, "eval_every": 2}))
+        assert len(losses(found, metric)) == 4
+        phase = of_type(found, "student")[0]["report"]["details"]["phases"]["training"]
+        assert selection in (phase["selection"], phase.get("undecided"))
 
     @pytest.mark.parametrize("phase", ["student_sft", "teacher_sft"])
     def test_fine_tuning_ends_with_the_lowest_validation_loss(self, tmp_path, monkeypatch, phase):
         """What follows makes nothing better, so that what is exported is what the phase left."""
         sft = {"rows_per_step": 8, "learning_rate": 1e-3, "eval_every": 2, "schedule": "constant"}
         for steps, validation in ((6, [3.0, 1.0, 2.0, 1.5]), (2, [3.0, 1.0])):
-            left = self.given(monkeypatch, "dev_loss", validation)
+            left = self.given(monkeypatch, "dev_loss", [*validation, 4.0])  # the last is of the training's first
             self.rouge_l(monkeypatch, 5.0, 4.0)
             settings = {phase: {**sft, "max_steps": steps}, "max_steps": 1}
             found = run_here(write_run(tmp_path / str(steps), training=settings))
             assert not left
             chosen = of_type(found, "student")[0]["report"]["details"]["phases"]
-            assert chosen[phase] == {"steps": steps, "best_step": 2, "best_score": -1.0}
+            assert chosen[phase] == {"steps": steps, "best_step": 2, "best_score": -1.0, "selection": "loss"}
             assert chosen["training"]["best_step"] == 0
         assert_same_weights(weights(tmp_path / "6"), weights(tmp_path / "2"))
         teacher = load_file(tmp_path / "2" / "teacher" / "model.safetensors")
         assert not torch.equal(weights(tmp_path / "2")["lm_head.weight"], teacher["lm_head.weight"])
+
+
+_CHINESE = ("河边的面包师在日出前修理灯笼", "老师在桥边画花园", "港口的小提琴手记得市场")
+
+
+class TestTextsOfEveryScript:
+    """Sixty steps on one answer teach it, whatever it is written in: the student exported is a trained one."""
+
+    def learned(self, folder, responses, **changes):
+        settings = {"eval_every": 15, "max_steps": 30, "learning_rate": 1e-2, "max_new_tokens": 64}
+        write_run(folder, **{"method": {"type": "sft"}, "training": settings, **changes})
+        rows = [{"prompt": f"请重复（{index}）", "response": responses[index % len(responses)]} for index in range(30)]
+        (folder / "data.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+        return of_type(run_here(folder), "student")[0]["report"]
+
+    @pytest.mark.parametrize("responses", [_CHINESE[:1], ["แม่น้ำและคนทำขนมปัง"], ["Пекарь чинит фонарь"], [""]])
+    def test_the_student_has_learned(self, tmp_path, responses):
+        report = self.learned(tmp_path, responses)
+        assert report["details"]["phases"]["training"]["best_step"] > 0
+        assert report["after"]["rouge_l"] > report["before"]["rouge_l"]
+        assert report["verdict"].startswith("The student is that of step")
+
+    @pytest.mark.parametrize("method", ["kd", "gkd", "minillm", "seqkd"])
+    def test_by_every_method_the_paper_s_words_leave_the_choice_to_the_loss(self, tmp_path, method):
+        changes = {"method": METHODS[method], "evaluation": {"rouge_tokenizer": "paper"}}
+        settings = {"eval_every": 2, "max_steps": 4, "max_new_tokens": 12}
+        report = self.learned(tmp_path, _CHINESE, training=settings, **changes)
+        assert report["details"]["phases"]["training"]["selection"] == "loss"
 
 
 class TestResume:

@@ -11,6 +11,7 @@ from minillm_core.spec import StudentEvent
 
 def report(**changes: object) -> dict[str, object]:
     given: dict[str, object] = {
+        "verdict": "The student is that of step 12 of 12.",
         "before": {"rouge_l": 10.0},
         "after": {"rouge_l": 20.0, "lm_loss": math.nan},
         "teacher": {"rouge_l": math.inf},
@@ -27,7 +28,9 @@ def report(**changes: object) -> dict[str, object]:
 
 class TestBuildReport:
     def test_holds_what_the_last_event_carries(self) -> None:
+        assert next(iter(report())) == "verdict"
         assert report() == {
+            "verdict": "The student is that of step 12 of 12.",
             "before": {"rouge_l": 10.0},
             "after": {"rouge_l": 20.0, "lm_loss": None},
             "teacher": {"rouge_l": None},

@@ -45,7 +45,7 @@ def test_every_setting_of_minillm_arrives():
     for name, value in ODD.items():
         assert value != RECIPES["default"][name]
         assert arrived[name] == value, name
-    assert (method.responses, method.on_policy, method.selection) == ("rollout", 1.0, "rouge_l")
+    assert (method.responses, method.on_policy) == ("rollout", 1.0)
     assert (method.cross_entropy, method.divergence) == (0.0, None)
 
 
