@@ -26,13 +26,14 @@ def test_events_are_in_the_file_and_on_the_screen(tmp_path: Path, capsys: pytest
     told.message("info", "dataset", "38 rows to train on")
     told.message("warning", "checkpoint_damaged", "passed over")
     told.student(path="student", manifest_sha256="a" * 64, bytes=1, parameters=1, teacher_parameters=2,
-                 report={"before": {"rouge_l": 20.0}, "after": {"rouge_l": 25.5}})  # fmt: skip
+                 report={"verdict": "It is that of step 4.", "before": {"rouge_l": 20.0}, "after": {"rouge_l": 25.5}})  # fmt: skip
     told.close()
     assert capsys.readouterr().err.splitlines() == [
         "training: minillm: 20 steps of 4 rows",
         "training: step 5/20  25% of the job  loss 1.2500  reverse KL 0.5000  1,234 tokens/s  60 s left",
         "38 rows to train on",
         "warning: passed over",
+        "It is that of step 4.",
         f"the student is in {tmp_path}/student, ROUGE-L 20.00 -> 25.50 on held-out rows",
     ]
     lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
