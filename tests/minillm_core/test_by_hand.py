@@ -26,7 +26,8 @@ def test_events_are_in_the_file_and_on_the_screen(tmp_path: Path, capsys: pytest
     told.message("info", "dataset", "38 rows to train on")
     told.message("warning", "checkpoint_damaged", "passed over")
     told.student(path="student", manifest_sha256="a" * 64, bytes=1, parameters=1, teacher_parameters=2,
-                 report={"verdict": "It is that of step 4.", "before": {"rouge_l": 20.0}, "after": {"rouge_l": 25.5}})  # fmt: skip
+                 report={"verdict": "It is that of step 4.",
+                         "before": {"rouge_l": 20.0}, "after": {"rouge_l": 25.5}})  # fmt: skip
     told.close()
     assert capsys.readouterr().err.splitlines() == [
         "training: minillm: 20 steps of 4 rows",
