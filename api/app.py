@@ -30,6 +30,7 @@ from api.http.middleware.metrics import MetricsMiddleware, RequestMetrics
 from api.http.middleware.request_id import RequestIdMiddleware
 from api.http.parameters import only_known_parameters
 from api.jobs.endpoints import router as jobs
+from api.jobs.polling import JobPolling
 from api.keys.endpoints import router as keys
 from api.logs.endpoints import router as logs
 from api.metrics.endpoints import router as metrics
@@ -68,9 +69,10 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(MetricsMiddleware, metrics=RequestMetrics(registry)),
             Middleware(
                 AuthenticationMiddleware,
-                authenticate=Authenticator(settings, services.database),
+                authenticate=Authenticator(settings, services.database, services.lookups),
                 hosts=AllowedHosts(settings.allowed_hosts),
             ),
+            Middleware(JobPolling, services=services),
             Middleware(
                 BodyLimitMiddleware,
                 max_body_bytes=MAX_BODY_BYTES,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 import functools
 import hmac
 import logging
 from dataclasses import dataclass
 from typing import Annotated
 
+import anyio.to_thread
 from fastapi import Depends, Request
 
 from api.http.problems import Forbidden
-from store.api_keys import ADMIN, KeyRepository, KeyRequirement
+from store.api_keys import ADMIN, TOUCH_SECONDS, KeyRepository, KeyRequirement, digest_of
 from store.db.database import DATABASE_AWAY, Database
+from store.db.lookups import Answer, KeyRow, Lookups, Question
 from store.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,34 +47,58 @@ BOOTSTRAP = Caller(LOCAL_OWNER, frozenset({ADMIN}))
 class Authenticator:
     """Turns a bearer token into a caller."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, lookups: Lookups) -> None:
         self._database = database
+        self._lookups = lookups
         self._secret = functools.cache(settings.secret)
         self._bootstrap = settings.bootstrap_api_key
+        self._touched: dict[str, asyncio.Future[None]] = {}
         self.keys = KeyRequirement(settings, database)
 
-    def __call__(self, token: str | None) -> Caller | None:
-        """The caller, or None where the token opens nothing. Raises sqlalchemy.exc.DBAPIError without a database."""
-        if not self.keys.required():
-            return LOCAL
-        if token is None:
-            return None
+    async def __call__(self, token: str | None, job_id: str | None = None) -> tuple[Caller | None, Answer | None]:
+        """The caller, None where the token opens nothing; and what was found of the job, asked in the same breath.
+
+        Raises one of ``DATABASE_AWAY`` without a database.
+        """
+        required = self.keys.remembered()
+        if required is None:
+            required = await anyio.to_thread.run_sync(self.keys.required)
+        digest = None
+        if not required:
+            caller: Caller | None = LOCAL
+        elif token is not None and self._is_bootstrap(token):
+            caller = BOOTSTRAP
+        else:
+            caller = None
+            digest = digest_of(token, self._secret()) if token is not None else None
+            if digest is None:
+                return None, None
+        if digest is None and job_id is None:
+            return caller, None
+        answer = await self._lookups.ask(Question(digest, job_id))
+        if answer.key is not None:
+            caller = Caller(answer.key.owner_id, frozenset(answer.key.scopes))
+            self._touch(answer.key, answer.now)
+        return caller, answer
+
+    def _is_bootstrap(self, token: str) -> bool:
         bootstrap = self._bootstrap
-        if bootstrap is not None and hmac.compare_digest(bootstrap.get_secret_value().encode(), token.encode()):
-            return BOOTSTRAP
-        with self._database.read() as session:
-            keys = KeyRepository(session, self._secret())
-            key = keys.authenticate(token)
-            if key is None:
-                return None
-            stale = keys.needs_touch(key)
-        if stale:
-            try:
-                with self._database.write() as session:
-                    KeyRepository(session, self._secret()).touch(key.id)
-            except DATABASE_AWAY as error:
-                log.warning("the last use of key %s was not noted: %s", key.id, error)
-        return Caller(key.owner_id, frozenset(key.scopes))
+        return bootstrap is not None and hmac.compare_digest(bootstrap.get_secret_value().encode(), token.encode())
+
+    def _touch(self, key: KeyRow, now: dt.datetime) -> None:
+        """Note the use of a key, to about a minute. Nobody waits for it: it waits itself for those who write."""
+        stale = key.last_used_at is None or (now - key.last_used_at).total_seconds() >= TOUCH_SECONDS
+        if stale and key.id not in self._touched:
+            touching = asyncio.get_running_loop().run_in_executor(None, self._write_touch, key.id)
+            self._touched[key.id] = touching
+            touching.add_done_callback(lambda _: self._touched.pop(key.id, None))
+
+    def _write_touch(self, key_id: str) -> None:
+        try:
+            with self._database.write() as session:
+                KeyRepository(session, self._secret()).touch(key_id)
+        except DATABASE_AWAY as error:
+            log.warning("the last use of key %s was not noted: %s", key_id, error)
 
 
 async def _caller(request: Request) -> Caller:

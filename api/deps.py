@@ -24,7 +24,6 @@ from sqlalchemy.orm import Session
 
 from api.auth import CallerDep
 from api.services import Services
-from store.db.errors import NotFound
 from store.db.tables import Job
 from store.jobs.repository import JobRepository
 
@@ -81,10 +80,7 @@ class _JobOfPath:
     job_id: str
 
     def read(self, session: Session) -> Job:
-        job = JobRepository(session).get(self.owner_id, self.job_id)
-        if job.deleting:
-            raise NotFound("job", self.job_id)  # it is gone for its owner
-        return job
+        return JobRepository(session).get_live(self.owner_id, self.job_id)
 
 
 async def _job_of_path(job_id: str, caller: CallerDep) -> _JobOfPath:

@@ -11,11 +11,13 @@ import anyio
 from celery import Celery
 from sqlalchemy.orm import Session
 
+from api.jobs.rendering import QueuePlaces, Renderings
 from api.models.catalogue import ModelCatalogue
 from store.announcer import Announcer
 from store.broker import make_celery
 from store.bytes.blobs import BlobStore, LocalBlobs
 from store.db.database import Database
+from store.db.lookups import Lookups
 from store.server_paths import ServerPaths
 from store.settings import Settings
 
@@ -35,6 +37,9 @@ class Services:
     blobs: BlobStore
     models: ModelCatalogue
     paths: ServerPaths
+    lookups: Lookups
+    renderings: Renderings
+    places: QueuePlaces
     write_turns: anyio.CapacityLimiter
     upload_turns: anyio.CapacityLimiter
 
@@ -53,6 +58,9 @@ class Services:
             blobs=LocalBlobs(settings.files_dir),
             models=ModelCatalogue(database, settings),
             paths=ServerPaths(settings),
+            lookups=Lookups(database),
+            renderings=Renderings(),
+            places=QueuePlaces(),
             write_turns=anyio.CapacityLimiter(settings.threads // 2),
             upload_turns=anyio.CapacityLimiter(max(1, settings.threads // 8)),
         )
@@ -71,6 +79,7 @@ class Services:
         """Announce what waits to be announced, which takes seconds at most, and end every connection."""
         self.announcer.close()
         self.celery.close()
+        self.lookups.close()
         self.database.dispose()
 
 

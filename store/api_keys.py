@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import hmac
 import logging
 import secrets
@@ -32,7 +31,7 @@ SCOPES = (ADMIN, PRIORITY)
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_LENGTH = 32
 _CHECKSUM_LENGTH = 6
-_TOUCH_SECONDS = 60
+TOUCH_SECONDS = 60
 _MARKER = "keys-required"
 _ASK_AGAIN_SECONDS = 1.0
 
@@ -76,12 +75,17 @@ class KeyRequirement:
         self._known = self._known or self._marker.exists()
         return self._known
 
-    def required(self) -> bool:
-        """Raises sqlalchemy.exc.DBAPIError without a database. A key made elsewhere is seen within a second."""
+    def remembered(self) -> bool | None:
+        """What :meth:`required` would say, where it would not ask the database."""
         if self.known:
             return True
-        if time.monotonic() < self._asked_at + _ASK_AGAIN_SECONDS:
-            return False
+        return False if time.monotonic() < self._asked_at + _ASK_AGAIN_SECONDS else None
+
+    def required(self) -> bool:
+        """Raises sqlalchemy.exc.DBAPIError without a database. A key made elsewhere is seen within a second."""
+        remembered = self.remembered()
+        if remembered is not None:
+            return remembered
         asked_at = time.monotonic()
         with self._database.read() as session:
             found = KeyRepository(session, b"").any()
@@ -108,6 +112,11 @@ def _marker(settings: Settings) -> Path:
     return settings.data_dir / _MARKER
 
 
+def digest_of(token: str, secret: bytes) -> str | None:
+    """What the database keeps of a key, by ``Settings.secret()``; None for what cannot be one."""
+    return _digest(token, secret) if token.startswith(PREFIX) and well_formed(token) else None
+
+
 class KeyRepository:
     """API keys; ``secret`` is ``Settings.secret()`` and keys the HMAC."""
 
@@ -130,7 +139,7 @@ class KeyRepository:
             owner_id=owner_id,
             name=printable(name),
             hint=token[: len(PREFIX) + 4],
-            digest=self._digest(token),
+            digest=_digest(token, self._secret),
             scopes=list(scopes),
             expires_at=expires_at,
             created_at=database_now(self.session),
@@ -138,25 +147,6 @@ class KeyRepository:
         self.session.add(row)
         self.session.flush()
         return row, token
-
-    def authenticate(self, token: str) -> ApiKey | None:
-        """The usable key that ``token`` is, or None: unknown, revoked or expired alike."""
-        if not token.startswith(PREFIX) or not well_formed(token):
-            return None
-        digest = self._digest(token)
-        now = database_now(self.session)
-        row = self.session.scalar(
-            select(ApiKey)
-            .where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None))
-            .where(or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now))
-        )
-        return row if row is not None and hmac.compare_digest(row.digest, digest) else None
-
-    def needs_touch(self, key: ApiKey) -> bool:
-        """Whether ``last_used_at`` is old enough to be worth a write (a minute)."""
-        if key.last_used_at is None:
-            return True
-        return (database_now(self.session) - key.last_used_at).total_seconds() >= _TOUCH_SECONDS
 
     def touch(self, key_id: str) -> None:
         """Note that the key was used just now."""
@@ -213,8 +203,9 @@ class KeyRepository:
             self.session.flush()
         return key
 
-    def _digest(self, token: str) -> str:
-        return hmac.new(self._secret, token.encode("utf-8", errors="surrogatepass"), hashlib.sha256).hexdigest()
+
+def _digest(token: str, secret: bytes) -> str:
+    return hmac.digest(secret, token.encode("utf-8", errors="surrogatepass"), "sha256").hex()
 
 
 def _checksum(text: str) -> str:

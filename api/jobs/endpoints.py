@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query, Request
 from pydantic import Field
@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
 from api.auth import CallerDep
-from api.deps import ReadSession, Services, ServicesDep, TransactionRoute, WriteSession, WriteTurn
+from api.deps import JobDep, ReadSession, Services, ServicesDep, TransactionRoute, WriteSession, WriteTurn
 from api.http.idempotency import IdempotencyKey, Once
 from api.http.openapi import problems
-from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
+from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page_of_json
 from api.http.problems import Invalid, PreconditionFailed, PreconditionRequired
 from api.http.ranges import none_match
 from api.jobs import examples, service
@@ -64,7 +64,7 @@ def jobs_create(
     services.models.refresh()
     with services.database.read() as session:
         if (earlier := once.earlier(session)) is not None:
-            return _created(earlier.body, replayed=True)
+            return _created(earlier.body.encode(), replayed=True)
         found = service.checked(spec, owner_id=caller.owner_id, services=services, session=session)
     if dry_run:
         return JSONResponse(service.dry_run(spec, found).model_dump(mode="json"))
@@ -75,15 +75,15 @@ def _create(services: Services, once: Once, found: Checked, create: Callable[[Se
     """The job and the answer that tells of it, kept for a repeated request, in one transaction."""
     with services.write() as session:
         if (earlier := once.begin(session)) is not None:
-            return _created(earlier.body, replayed=True)
+            return _created(earlier.body.encode(), replayed=True)
         job = create(session)
         service.hold_to_quotas(session, job.owner_id, services.settings)
-        body = service.created(JobRepository(session), job, found).model_dump_json()
-        once.complete(session, 201, body)
+        body = service.created(session, job, found)
+        once.complete(session, 201, body.decode())
     return _created(body)
 
 
-def _created(body: str, *, replayed: bool = False) -> Response:
+def _created(body: bytes, *, replayed: bool = False) -> Response:
     headers = {"Location": f"/v1/jobs/{from_json(body)['id']}"}
     if replayed:
         headers["Idempotency-Replayed"] = "true"
@@ -92,6 +92,7 @@ def _created(body: str, *, replayed: bool = False) -> Response:
 
 @router.get(
     "/jobs",
+    response_model=Page[JobOut],
     responses=problems(401, 422, 503),
     summary="List jobs",
     openapi_extra={
@@ -113,27 +114,31 @@ def _created(body: str, *, replayed: bool = False) -> Response:
 def jobs_list(
     request: Request,
     caller: CallerDep,
-    session: ReadSession,
+    services: ServicesDep,
     limit: Limit = 20,
     after: After = None,
     before: Before = None,
     order: Order = "desc",
     status: Annotated[_States | None, Query(description="Only jobs in one of these states.")] = None,
     state: Annotated[_States | None, Query(description="The same as `status`.")] = None,
-) -> Page[JobOut]:
+) -> Response:
     """Newest first unless `order=asc`; filters narrow the list, and a page's ids are its cursors."""
-    jobs = JobRepository(session)
-    with cursor_problems(after, before):
-        found = jobs.list(
-            caller.owner_id,
-            limit=limit,
-            after=after,
-            before=before,
-            order=order,
-            states=[*(status or ()), *(state or ())],
-            metadata=_metadata_filter(request),
-        )
-    return page(found.items, found.has_more, lambda job: service.job_out(jobs, job), lambda job: job.id)
+    metadata = _metadata_filter(request)
+    answer = request.state.answer
+    with services.database.look() as session:
+        with cursor_problems(after, before):
+            found = JobRepository(session).list(
+                caller.owner_id,
+                limit=limit,
+                after=after,
+                before=before,
+                order=order,
+                states=[*(status or ()), *(state or ())],
+                metadata=metadata,
+            )
+        items = service.rendered_heads(session, services, found.items, answer.stamp if answer is not None else None)
+    body = page_of_json(items, found.has_more, [head.id for head in found.items])
+    return Response(body, media_type="application/json")
 
 
 def _metadata_filter(request: Request) -> dict[str, str]:
@@ -153,21 +158,19 @@ def _metadata_filter(request: Request) -> dict[str, str]:
     summary="Get a job",
 )
 def jobs_get(
-    job_id: str,
-    caller: CallerDep,
+    job: JobDep,
+    services: ServicesDep,
     session: ReadSession,
     if_none_match: Annotated[
         str | None, Header(description="The ETag of the last answer: 304 if it still holds.")
     ] = None,
 ) -> Response:
     """Poll this with `If-None-Match`: an unchanged job costs one small query and an empty answer."""
-    jobs = JobRepository(session)
-    job = service.live_job(session, caller.owner_id, job_id)
-    etag = service.etag(job, jobs.queue_position(job))
+    body, etag = service.rendered(session, job, services.renderings)
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if none_match(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    return _job_response(session, job, headers=headers)
+    return Response(body, headers=headers, media_type="application/json")
 
 
 @router.patch(
@@ -177,7 +180,7 @@ def jobs_get(
     summary="Change a job's name, metadata, priority or time limit",
 )
 def jobs_update(
-    job_id: str,
+    job: JobDep,
     patch: Annotated[JobPatch, Body(openapi_examples=examples.PATCH)],
     caller: CallerDep,
     session: WriteSession,
@@ -187,11 +190,11 @@ def jobs_update(
 
     A priority above 0, and above the present one, needs the scope `jobs:priority`.
     """
-    job = service.live_job(session, caller.owner_id, job_id)
     if patch.priority is not None:
         service.check_priority(caller, patch.priority, param="/priority", present=job.priority)
     if if_match is None:
         raise PreconditionRequired("Send the job's ETag as If-Match, so that no change is lost.", param="If-Match")
+    job = JobRepository(session).lock(job)
     if not service.is_version(if_match, job):
         raise PreconditionFailed("The job has changed since this ETag: get it again.", param="If-Match")
     job = JobRepository(session).update(
@@ -212,13 +215,11 @@ def jobs_update(
     summary="Cancel a job",
 )
 def jobs_cancel(
-    job_id: str,
-    caller: CallerDep,
+    job: JobDep,
     session: WriteSession,
     cancel: Annotated[CancelIn | None, Body(openapi_examples=examples.CANCEL)] = None,
 ) -> Response:
     """At once where nothing runs, else when the trainer has stopped. Again is no error; a finished job is one (409)."""
-    job = service.live_job(session, caller.owner_id, job_id)
     job = JobRepository(session).request_cancel(job, Keep((cancel or CancelIn()).keep))
     return _job_response(session, job, status=202)
 
@@ -230,9 +231,9 @@ def jobs_cancel(
     responses=problems(401, 404, 409, 503),
     summary="Pause a job",
 )
-def jobs_pause(job_id: str, caller: CallerDep, session: WriteSession) -> Response:
+def jobs_pause(job: JobDep, session: WriteSession) -> Response:
     """A running job writes a checkpoint at its next step and frees its slot. Again is no error."""
-    job = JobRepository(session).request_pause(service.live_job(session, caller.owner_id, job_id))
+    job = JobRepository(session).request_pause(job)
     return _job_response(session, job, status=202)
 
 
@@ -243,9 +244,8 @@ def jobs_pause(job_id: str, caller: CallerDep, session: WriteSession) -> Respons
     responses=problems(401, 404, 409, 429, 503),
     summary="Resume a paused job",
 )
-def jobs_resume(job_id: str, caller: CallerDep, services: ServicesDep, session: WriteSession) -> Response:
+def jobs_resume(job: JobDep, services: ServicesDep, session: WriteSession) -> Response:
     """It is queued again and goes on from its newest checkpoint. A job that runs is left as it is."""
-    job = service.live_job(session, caller.owner_id, job_id)
     was = job.state
     job = JobRepository(session).resume(job)
     return _queued(session, job, services.settings, new=job.state is not was)
@@ -259,13 +259,11 @@ def jobs_resume(job_id: str, caller: CallerDep, services: ServicesDep, session: 
     summary="Retry a failed or expired job",
 )
 def jobs_retry(
-    job_id: str,
-    caller: CallerDep,
+    job: JobDep,
     services: ServicesDep,
     session: WriteSession,
     retry: Annotated[RetryIn | None, Body(openapi_examples=examples.RETRY)] = None,
 ) -> Response:
-    job = service.live_job(session, caller.owner_id, job_id)
     job = JobRepository(session).retry(job, RetryFrom(retry.start_from if retry is not None else "checkpoint"))
     return _queued(session, job, services.settings, new=True)
 
@@ -289,9 +287,9 @@ def jobs_fork(
     once = Once(caller.owner_id, f"/v1/jobs/{job_id}/fork", idempotency_key, fork.model_dump_json())
     services.models.refresh()
     with services.database.read() as session:
-        job = service.live_job(session, caller.owner_id, job_id)
+        job = JobRepository(session).get_live(caller.owner_id, job_id)
         if (earlier := once.earlier(session)) is not None:
-            return _created(earlier.body, replayed=True)
+            return _created(earlier.body.encode(), replayed=True)
         spec = service.forked_spec(job, fork)
         service.check_priority(caller, spec.scheduling.priority, param="/overrides/scheduling/priority")
         found = service.checked(spec, owner_id=caller.owner_id, services=services, session=session)
@@ -309,9 +307,9 @@ def jobs_fork(
     responses=problems(401, 404, 409, 503),
     summary="Delete a finished job",
 )
-def jobs_delete(job_id: str, caller: CallerDep, session: WriteSession) -> None:
+def jobs_delete(job: JobDep, session: WriteSession) -> None:
     """It is gone for its owner at once; its files follow, also across a restart. 409 while it is not finished."""
-    JobRepository(session).request_delete(service.live_job(session, caller.owner_id, job_id))
+    JobRepository(session).request_delete(job)
 
 
 def _queued(session: Session, job: Job, settings: Settings, *, new: bool) -> Response:
@@ -322,9 +320,6 @@ def _queued(session: Session, job: Job, settings: Settings, *, new: bool) -> Res
     return _job_response(session, job, status=202)
 
 
-def _job_response(session: Session, job: Job, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    session.flush()
-    jobs = JobRepository(session)
-    out = service.job_out(jobs, job)
-    known: dict[str, Any] = headers or {"ETag": service.etag(job, out.queue_position)}
-    return Response(out.model_dump_json(), status_code=status, headers=known, media_type="application/json")
+def _job_response(session: Session, job: Job, *, status: int = 200) -> Response:
+    body, etag = service.rendered(session, job)
+    return Response(body, status_code=status, headers={"ETag": etag}, media_type="application/json")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.http.disk import require_space
 from api.http.openapi import FieldErrorOut
-from api.http.problems import Conflict, Forbidden, Invalid, NotFound
+from api.http.problems import Conflict, Forbidden, Invalid
 from api.http.ranges import strong_tags
 from api.http.validation import validation_problem
 from api.jobs.checks import Checked, check
-from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobCreated, JobOut, Progress
+from api.jobs.rendering import Rendering, Renderings
+from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
 from api.services import Services, wake_after_commit
 from minillm_core.spec import JobSpec, MiniLLM
 from minillm_core.spec.model_folder import ModelDescription
@@ -24,7 +26,8 @@ from minillm_core.spec.versions import read_spec, shown_spec
 from store.api_keys import ADMIN, PRIORITY
 from store.db.tables import Checkpoint, Job
 from store.jobs.checkpoints import CheckpointRepository
-from store.jobs.repository import JobRepository
+from store.jobs.repository import JobHead, JobRepository
+from store.jobs.vocabulary import JobState
 from store.quotas import check_queued, check_stored
 from store.settings import Settings
 
@@ -71,11 +74,10 @@ def _warnings(found: Checked) -> list[FieldErrorOut]:
     return [FieldErrorOut(code=told.code, param=told.param, detail=told.detail) for told in found.warnings]
 
 
-def created(jobs: JobRepository, job: Job, found: Checked) -> JobCreated:
-    out = job_out(jobs, job)
-    return JobCreated.model_construct(
-        **{name: getattr(out, name) for name in JobOut.model_fields}, warnings=_warnings(found)
-    )
+def created(session: Session, job: Job, found: Checked) -> bytes:
+    """A new job as it goes out, with what may keep it from running."""
+    body, _ = rendered(session, job)
+    return body.removesuffix(b"}") + b',"warnings":%b}' % to_json(_warnings(found))
 
 
 def check_priority(caller: Caller, wanted: int, *, param: str, present: int = 0) -> None:
@@ -99,14 +101,6 @@ def _dry_model(reference: str, model: ModelDescription | None) -> DryRunModel:
         layers=model.layers if model is not None else None,
         context_length=model.context_length if model is not None else None,
     )
-
-
-def live_job(session: Session, owner_id: str, job_id: str) -> Job:
-    """The caller's job. Raises store.db.errors.NotFound; a job being deleted is gone for its owner."""
-    job = JobRepository(session).get(owner_id, job_id)
-    if job.deleting:
-        raise NotFound(f"There is no job {job_id!r}.")
-    return job
 
 
 def fork_point(session: Session, job: Job, owner_id: str, checkpoint_id: str | None) -> Checkpoint:
@@ -170,9 +164,9 @@ def stored_spec(job: Job) -> JobSpec:
     return spec
 
 
-def etag(job: Job, queue_position: int | None) -> str:
+def etag(version: int, queue_position: int | None) -> str:
     """The row's version, and for a queued job its place, which changes without the row."""
-    return f'"{job.version}"' if queue_position is None else f'"{job.version}.{queue_position}"'
+    return f'"{version}"' if queue_position is None else f'"{version}.{queue_position}"'
 
 
 def is_version(if_match: str, job: Job) -> bool:
@@ -180,7 +174,47 @@ def is_version(if_match: str, job: Job) -> bool:
     return if_match.strip() == "*" or any(tag.split(".")[0] == str(job.version) for tag in strong_tags(if_match))
 
 
-def job_out(jobs: JobRepository, job: Job) -> JobOut:
+def rendering(kept: Renderings, job: Job) -> Rendering:
+    """The job as it goes out, made anew where this version of its row has not been."""
+    found = kept.get(job.id, job.version)
+    if found is None:
+        found = Rendering.of(job_out(job))
+        kept.keep(job.id, job.version, found)
+    return found
+
+
+def rendered(session: Session, job: Job, kept: Renderings | None = None) -> tuple[bytes, str]:
+    """The job as it goes out, and its entity tag. `kept` is for reading alone: what is written may not be committed."""
+    session.flush()
+    jobs = JobRepository(session)
+    place = jobs.queue_position(job)
+    whole = rendering(kept, job) if kept is not None else Rendering.of(job_out(job))
+    return whole.with_values(jobs.seconds_left(job), place), etag(job.version, place)
+
+
+def rendered_heads(session: Session, services: Services, heads: Sequence[JobHead], stamp: object) -> list[bytes]:
+    """The jobs of a list as they go out; of those that have not changed no more than the head is read.
+
+    `stamp` was read before the heads; None where it was not.
+    """
+    jobs = JobRepository(session)
+    kept = {head.id: found for head in heads if (found := services.renderings.get(head.id, head.version))}
+    for job in jobs.get_all([head.id for head in heads if head.id not in kept]):
+        kept[job.id] = rendering(services.renderings, job)
+    queued = [head for head in heads if head.state is JobState.QUEUED]
+    places = {head.id: services.places.get(stamp, head.id) for head in queued} if stamp is not None else {}
+    if unknown := [head for head in queued if places.get(head.id) is None]:
+        found_places = jobs.queue_positions(unknown)
+        places.update(found_places)
+        if stamp is not None:
+            services.places.keep(stamp, found_places)
+    return [
+        kept[head.id].with_values(jobs.seconds_left(head), places.get(head.id)) for head in heads if head.id in kept
+    ]
+
+
+def job_out(job: Job) -> JobOut:
+    """The job without what changes while its row does not: the time left and its place in the queue."""
     spec = shown_spec(job.spec)
     scheduling = spec.get("scheduling")
     if isinstance(scheduling, dict):
@@ -210,9 +244,9 @@ def job_out(jobs: JobRepository, job: Job) -> JobOut:
             total_steps=job.total_steps,
             fraction=job.fraction,
             tokens_per_second=job.tokens_per_second,
-            seconds_left=jobs.seconds_left(job),
+            seconds_left=None,
         ),
-        queue_position=jobs.queue_position(job),
+        queue_position=None,
         metrics=job.metrics,
         attempt=job.attempt,
         failure=job.failure,

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from store.db.clock import database_now
 
@@ -24,6 +26,9 @@ DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 _BUSY_TIMEOUT_SECONDS = 30.0
 """How long a statement waits for another's lock, on both databases."""
+
+_IDLE_SECONDS = 2.0
+"""A connection that was used so long ago is asked whether it is still there."""
 
 _POSTGRES = {
     "connect_timeout": 10,
@@ -65,15 +70,19 @@ class Database:
         elif self.dialect == "postgresql":
             # What the URL says itself counts: "options" given there take the place of ours.
             ours = {name: value for name, value in _POSTGRES.items() if name not in self.url.query}
-            self.engine = create_engine(self.url, pool_pre_ping=True, connect_args=ours, **engine)
+            self.engine = create_engine(self.url, connect_args=ours, **engine)
+            event.listen(self.engine, "checkin", _note_use)
+            event.listen(self.engine, "checkout", _ping_after_idling)
         else:
             raise ValueError(f"unsupported database {self.dialect!r}: use sqlite or postgresql")
         if self.dialect == "postgresql":
             # One snapshot for a whole block, which is what SQLite gives anyway.
             reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            looking = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         else:
-            reading = self.engine.execution_options(minillm_write=False)
+            reading = looking = self.engine.execution_options(minillm_write=False)
         self._read = sessionmaker(reading, expire_on_commit=False)
+        self._look = sessionmaker(looking, expire_on_commit=False)
         self._write = sessionmaker(self.engine.execution_options(minillm_write=True), expire_on_commit=False)
         _forget_after_fork(self)
 
@@ -81,6 +90,15 @@ class Database:
     def read(self) -> Iterator[Session]:
         """A session on one consistent view that cannot write; writing raises sqlalchemy.exc.DBAPIError."""
         with self._read() as session:
+            yield session
+
+    @contextlib.contextmanager
+    def look(self) -> Iterator[Session]:
+        """A session for reading where each statement may see newer data than the one before it.
+
+        On PostgreSQL it saves the exchanges that begin and end a transaction, which take as long as a small query.
+        """
+        with self._look() as session:
             yield session
 
     @contextlib.contextmanager
@@ -114,6 +132,23 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """A server that was restarted, or a firewall, ends idle connections: they are tried before they are used."""
+    if time.monotonic() - record.info.get("used_at", time.monotonic()) < _IDLE_SECONDS:
+        return
+    try:
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        cursor.close()
+        connection.rollback()
+    except Exception as error:
+        raise InvalidatePoolError("the connection has ended while it was idle") from error
 
 
 def _make_private(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -13,6 +13,8 @@ from store.db.errors import NotFound
 
 Row = TypeVar("Row")
 Order = Literal["asc", "desc"]
+Rows = Select[*tuple[Any, ...]]
+"""A statement that selects whatever."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Page(Generic[Row]):
 
 def page(
     session: Session,
-    statement: Select[Row],
+    statement: Rows,
     created_at: InstrumentedAttribute[Any],
     id: InstrumentedAttribute[str],
     *,
@@ -33,8 +35,11 @@ def page(
     order: Order = "desc",
     after: str | None = None,
     before: str | None = None,
+    fetch: Callable[[Rows], Iterable[Row]] | None = None,
 ) -> Page[Row]:
     """Up to ``limit`` rows of ``statement``, newest first or (``asc``) oldest first.
+
+    ``fetch`` reads them; what is selected is one table's rows where it is left out.
 
     ``after`` gives the rows that follow that id in the order asked for, ``before`` the ones right
     ahead of it. Raises ValueError where both are given and NotFound where the cursor is no row of
@@ -55,7 +60,7 @@ def page(
         statement = statement.order_by(created_at.desc(), id.desc())
     else:
         statement = statement.order_by(created_at.asc(), id.asc())
-    rows = list(session.scalars(statement.limit(limit + 1)))
+    rows = list((fetch or session.scalars)(statement.limit(limit + 1)))
     has_more = len(rows) > limit
     rows = rows[:limit]
     if before is not None:

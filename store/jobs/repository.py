@@ -7,7 +7,8 @@ import functools
 import itertools
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, delete, func, select, tuple_
 from sqlalchemy.orm import Session
@@ -24,6 +25,60 @@ from store.jobs import references, retention
 from store.jobs.endings import cancel_finally, resume_if_wanted
 from store.jobs.transitions import add_event, allowed, apply, lock
 from store.jobs.vocabulary import ALIVE, TERMINAL, Cause, DesiredState, JobState, Keep, RetryFrom
+
+
+@dataclass(frozen=True, slots=True)
+class JobHead:
+    """What tells whether a job has changed, and what changes without its row."""
+
+    id: str
+    version: int
+    state: JobState
+    priority: int
+    created_at: dt.datetime
+    seconds_left: float | None
+    progress_at: dt.datetime | None
+
+
+class Queued(Protocol):
+    """What the place of a job in the queue depends on: of a row, or of a head."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def state(self) -> JobState: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def created_at(self) -> dt.datetime: ...
+
+
+class Timed(Protocol):
+    """What the time left of a job depends on."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def seconds_left(self) -> float | None: ...
+    @property
+    def progress_at(self) -> dt.datetime | None: ...
+
+
+def is_timed(job: Timed) -> bool:
+    """Whether there is an estimate of the time left: the job runs and its trainer has made one."""
+    running = job.state in (JobState.RUNNING, JobState.PAUSING)
+    return running and job.seconds_left is not None and job.progress_at is not None
+
+
+def time_left(job: Timed, now: dt.datetime) -> float | None:
+    """The trainer's last estimate less the seconds since, at the database's time ``now``; None where there is none."""
+    if not is_timed(job):
+        return None
+    assert job.seconds_left is not None and job.progress_at is not None
+    return max(0.0, job.seconds_left - (now - job.progress_at).total_seconds())
+
+
+_HEAD = (Job.id, Job.version, Job.state, Job.priority, Job.created_at, Job.seconds_left, Job.progress_at)
 
 
 class JobRepository:
@@ -89,6 +144,17 @@ class JobRepository:
             raise NotFound("job", job_id)
         return job
 
+    def get_live(self, owner_id: str, job_id: str) -> Job:
+        """The same, where a job being deleted is gone."""
+        job = self.get(owner_id, job_id)
+        if job.deleting:
+            raise NotFound("job", job_id)
+        return job
+
+    def lock(self, job: Job) -> Job:
+        """The row, fresh and locked to the end of the transaction. Raises NotFound."""
+        return lock(self.session, job.id)
+
     def list(
         self,
         owner_id: str,
@@ -101,15 +167,15 @@ class JobRepository:
         metadata: Mapping[str, str] | None = None,
         created_after: dt.datetime | None = None,
         created_before: dt.datetime | None = None,
-    ) -> Page[Job]:
-        """A page of the owner's jobs; filters are joined by "and". Jobs being deleted are left out.
+    ) -> Page[JobHead]:
+        """A page of the heads of the owner's jobs; filters are joined by "and". Jobs being deleted are left out.
 
         Raises NotFound for a cursor that is not one of the owner's jobs.
         """
         cursor = after or before
         if cursor is not None:
             self.get(owner_id, cursor)
-        statement = select(Job).where(Job.owner_id == owner_id, Job.deleting.is_(False))
+        statement = select(*_HEAD).where(Job.owner_id == owner_id, Job.deleting.is_(False))
         if states:
             statement = statement.where(Job.state.in_(states))
         for name, value in (metadata or {}).items():
@@ -119,8 +185,20 @@ class JobRepository:
         if created_before is not None:
             statement = statement.where(Job.created_at < created_before)
         return page(
-            self.session, statement, Job.created_at, Job.id, limit=limit, order=order, after=after, before=before
+            self.session,
+            statement,
+            Job.created_at,
+            Job.id,
+            limit=limit,
+            order=order,
+            after=after,
+            before=before,
+            fetch=lambda heads: (JobHead(*head) for head in self.session.execute(heads)),
         )
+
+    def get_all(self, job_ids: Collection[str]) -> Sequence[Job]:
+        """The rows of jobs that a list has given; those that are gone since are left out."""
+        return self.session.scalars(select(Job).where(Job.id.in_(job_ids))).all() if job_ids else ()
 
     def depth(self) -> dict[JobState, int]:
         """How many jobs of all owners are in each state that is not terminal."""
@@ -140,11 +218,11 @@ class JobRepository:
 
     # -- where it stands -----------------------------------------------------------------------
 
-    def queue_position(self, job: Job) -> int | None:
+    def queue_position(self, job: Queued) -> int | None:
         """1 for the job that the next free worker takes; None where it is not queued. Backoff counts as queued."""
         return self.queue_positions([job]).get(job.id)
 
-    def queue_positions(self, jobs: Iterable[Job]) -> dict[str, int]:
+    def queue_positions(self, jobs: Iterable[Queued]) -> dict[str, int]:
         """The places of those that are queued, by their ids, in one statement that passes over the queue once.
 
         It counts what stands ahead of the first of them, then what stands between each and the next: ranges of the
@@ -157,16 +235,13 @@ class JobRepository:
         between = self.session.execute(select(*(_count_between(first, second) for first, second in pairs))).one()
         return {job.id: 1 + ahead for job, ahead in zip(queued, itertools.accumulate(between), strict=True)}
 
-    def seconds_left(self, job: Job) -> float | None:
-        """Estimate of the running time still to go: the trainer's last one less the time since.
+    def seconds_left(self, job: Timed) -> float | None:
+        """Estimate of the running time still to go.
 
         None where there is none yet, where the job is terminal, and while it does not run (a
         queued job's wait depends on others).
         """
-        if job.seconds_left is None or job.progress_at is None or job.state not in (JobState.RUNNING, JobState.PAUSING):
-            return None
-        passed = (database_now(self.session) - job.progress_at).total_seconds()
-        return max(0.0, job.seconds_left - passed)
+        return time_left(job, database_now(self.session)) if is_timed(job) else None
 
     # -- what its owner asks for ---------------------------------------------------------------
 
@@ -227,7 +302,7 @@ class JobRepository:
         if not allowed(job.state, Cause.RETRY):
             raise self._not_retryable(job)
         self._hold_named(job)
-        job = self._lock(job)
+        job = self.lock(job)
         if not allowed(job.state, Cause.RETRY) or job.deleting:
             raise self._not_retryable(job)
         if start is RetryFrom.START:
@@ -253,7 +328,7 @@ class JobRepository:
         max_runtime_seconds: int | None = None,
     ) -> Job:
         """Change what is given. Raises Conflict(`job_finished`) for scheduling fields of a terminal job."""
-        job = self._lock(job)
+        job = self.lock(job)
         if (priority is not None or max_runtime_seconds is not None) and job.state in TERMINAL:
             raise Conflict("job_finished", f"the job is {job.state}; its scheduling cannot change any more")
         if name is not None:
@@ -275,7 +350,7 @@ class JobRepository:
         Raises Conflict(`job_not_finished`), and Conflict(`in_use`) while an unfinished job builds on
         its student or on one of its checkpoints.
         """
-        job = self._lock(job)
+        job = self.lock(job)
         if job.state not in TERMINAL:
             raise Conflict("job_not_finished", f"the job is {job.state}; cancel it before deleting it")
         for checkpoint in self.session.scalars(select(Checkpoint.id).where(Checkpoint.job_id == job.id)):
@@ -322,11 +397,8 @@ class JobRepository:
     def _not_retryable(self, job: Job) -> Conflict:
         return Conflict("not_retryable", f"only a failed or expired job can be retried; this one is {job.state}")
 
-    def _lock(self, job: Job) -> Job:
-        return lock(self.session, job.id)
-
     def _lock_unfinished(self, job: Job) -> Job:
-        job = self._lock(job)
+        job = self.lock(job)
         if job.state in TERMINAL:
             raise Conflict("job_finished", f"the job is {job.state}")
         return job
@@ -348,11 +420,11 @@ class JobRepository:
         return Job.user_metadata.op("->>")(name) == value
 
 
-def _place(job: Job) -> tuple[int, dt.datetime, str]:
+def _place(job: Queued) -> tuple[int, dt.datetime, str]:
     return (-job.priority, job.created_at, job.id)
 
 
-def _count_between(first: Job | None, second: Job | None) -> ColumnElement[int]:
+def _count_between(first: Queued | None, second: Queued | None) -> ColumnElement[int]:
     """How many queued jobs stand from ``first`` (the head of the queue for None) on and ahead of ``second``."""
     assert second is not None
     age = tuple_(Job.created_at, Job.id)

@@ -61,3 +61,13 @@ def test_round(teacher: Path) -> None:
     assert result["teacher_token_ratio"] <= 1.05
     for key in ("round_s", "naive_round_s", "speedup_over_naive", "mixed_over_student", "mixed_over_naive"):
         assert result[key] > 0, key
+
+
+def test_api() -> None:
+    size = ["--jobs", "1500", "--points", "10000", "--clients", "1", "8", "--seconds", "0.1", "--slices", "1"]
+    result = run("benchmarks.api", *size, "--operations", "get_job", "get_job_304", "list", "post_job")
+    assert result["errors"] == 0
+    for name in ("get_job_ratio_to_bare", "get_job_304_ratio", "list_ratio_to_bare", "post_job_ratio_to_bare"):
+        assert result[name] > 0
+    assert set(result["growth"]) == {"get_job", "get_job_304", "list", "post_job"} and result["growth_worst"] > 0
+    assert result["list"]["8"]["ours"]["p99_ms"] > 0 and result["posts_at_once"]["clients"] == 8

@@ -6,13 +6,13 @@ key, only requests to this machine's own names and not of another site's page ar
 
 from __future__ import annotations
 
-import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.auth import Authenticator
 from api.http.hosts import AllowedHosts, from_another_site, requested_host
 from api.http.problems import Forbidden, Misdirected, Problem, Unauthorized, Unavailable, problem_response
+from api.jobs.polling import polled_job
 from store.db.database import DATABASE_AWAY
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
@@ -44,8 +44,7 @@ class AuthenticationMiddleware:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else None
         try:
-            # In a thread: it asks the database.
-            caller = await anyio.to_thread.run_sync(self.authenticate, given or None)
+            caller, answer = await self.authenticate(given or None, polled_job(scope))
         except DATABASE_AWAY:
             return Unavailable("The database does not answer just now.", code="database_unavailable")
         if caller is None:
@@ -56,7 +55,7 @@ class AuthenticationMiddleware:
                 return _misdirected()
             if from_another_site(scope, headers):
                 return Forbidden("Pages of other sites may not call this service.", code="cross_origin")
-        scope.setdefault("state", {})["caller"] = caller
+        scope.setdefault("state", {}).update(caller=caller, answer=answer)
         return None
 
 

@@ -1,0 +1,1 @@
+"""How fast the API answers, beside a bare route: `python -m benchmarks.api`."""
