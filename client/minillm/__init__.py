@@ -8,38 +8,55 @@ with Client() as minillm:                     # MINILLM_URL and MINILLM_API_KEY
     minillm.download(job.id, "student")
 """
 
-from minillm.api import Client
+from minillm.api import Client, Pages
 from minillm.errors import ApiError, DownloadError, MinillmError, SpecError, Unreachable
 from minillm.types import (
+    ApiKey,
     Attempt,
     Checkpoint,
+    DryRun,
     Event,
     Failure,
     File,
+    Health,
     Job,
     LogChunk,
     Manifest,
+    ManifestFile,
     MetricPoint,
     Model,
+    NewApiKey,
     Progress,
+    Readiness,
+    Worker,
 )
+from minillm.version import VERSION as __version__
 
 __all__ = [
     "ApiError",
+    "ApiKey",
     "Attempt",
     "Checkpoint",
     "Client",
     "DownloadError",
+    "DryRun",
     "Event",
     "Failure",
     "File",
+    "Health",
     "Job",
     "LogChunk",
     "Manifest",
+    "ManifestFile",
     "MetricPoint",
     "MinillmError",
     "Model",
+    "NewApiKey",
+    "Pages",
     "Progress",
+    "Readiness",
     "SpecError",
     "Unreachable",
+    "Worker",
+    "__version__",
 ]

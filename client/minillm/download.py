@@ -83,13 +83,13 @@ def _check_name(name: str) -> None:
         raise DownloadError(f"the manifest names a file outside of the student: {name!r}")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _verifies(path: Path, file: ManifestFile) -> bool:
-    return path.is_file() and path.stat().st_size == file.bytes and _sha256(path) == file.sha256
+    return path.is_file() and path.stat().st_size == file.bytes and sha256_of(path) == file.sha256
 
 
 def _fetch_verified(

@@ -32,7 +32,9 @@ class ApiError(MinillmError):
     """An answer that is no success: problem+json (RFC 9457) with the extensions `code` and `param`.
 
     `param` is a JSON pointer (RFC 6901) to the field at fault, `field` the same with dots;
-    `errors` holds every fault of the request, `faults` the same as lines to read.
+    `errors` holds every fault of the request, `faults` the same as lines to read. `retryable` is whether the same
+    request may succeed later, None where the answer does not say, and `retry_after` the seconds that the service asks
+    to wait. `problem` is the body as it came, empty where it was no problem.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class ApiError(MinillmError):
         *,
         errors: list[dict[str, Any]] | None = None,
         request_id: str | None = None,
+        retryable: bool | None = None,
+        problem: Mapping[str, Any] | None = None,
     ) -> None:
         self.status = status
         self.code = code
@@ -51,6 +55,9 @@ class ApiError(MinillmError):
         self.detail = detail
         self.errors = errors or []
         self.request_id = request_id
+        self.retryable = retryable
+        self.retry_after: float | None = None
+        self.problem = dict(problem or {})
         super().__init__("; ".join(self.faults))
 
     @property
@@ -85,6 +92,8 @@ class ApiError(MinillmError):
             str(detail),
             errors=[error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else None,
             request_id=response.headers.get("x-request-id"),
+            retryable=body["retryable"] if isinstance(body.get("retryable"), bool) else None,
+            problem=body,
         )
 
 

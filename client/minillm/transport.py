@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import os
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -14,8 +16,9 @@ from minillm.errors import ApiError, Unreachable
 from minillm.version import VERSION
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-ATTEMPTS = 5
+MAX_RETRIES = 4
 LONGEST_WAIT_SECONDS = 60.0
+"""Where the service asks for more patience than this, its answer is raised at once."""
 _RETRYABLE_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
@@ -29,10 +32,27 @@ class _Retry(Exception):
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    try:
-        return min(max(0.0, float(response.headers["retry-after"])), LONGEST_WAIT_SECONDS)
-    except (KeyError, ValueError):
+    """Seconds of a Retry-After header (RFC 9110, 10.2.3), which is a number of them or a date; None without one."""
+    given = response.headers.get("retry-after")
+    if given is None:
         return None
+    try:
+        return max(0.0, float(given))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (email.utils.parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _may_be_repeated(problem: ApiError, response: httpx.Response, safe: bool) -> bool:
+    """Whether the service would have the same request again: it says so, or else the status does."""
+    if response.headers.get("x-should-retry") == "false":
+        return False
+    wanted = problem.retryable if problem.retryable is not None else problem.status in _RETRYABLE_STATUS
+    # 429 refuses before anything is done, so it is safe for every method.
+    return wanted and (safe or problem.status == httpx.codes.TOO_MANY_REQUESTS)
 
 
 _backoff = tenacity.wait_random_exponential(multiplier=0.4, max=10.0)
@@ -50,8 +70,9 @@ class Transport:
     """A thin layer over `httpx.Client`.
 
     A request is sent again when the connection could not be made at all, and, if it is idempotent, also when it
-    broke or was answered 408, 429 or 5xx without `x-should-retry: false`. Idempotent are the methods that HTTP
-    (RFC 9110, 9.2.2) says are and those that the caller says are, such as a POST with an Idempotency-Key.
+    broke or the answer says that it is `retryable` (of an answer that says nothing: 408, 429 and most 5xx). Between
+    two goes it waits as long as `Retry-After` asks, else a random and growing time. Idempotent are the methods that
+    HTTP (RFC 9110, 9.2.2) says are and those that the caller says are, such as a POST with an Idempotency-Key.
     """
 
     def __init__(
@@ -60,6 +81,7 @@ class Transport:
         api_key: str | None = None,
         *,
         timeout: float = 30.0,
+        max_retries: int | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
@@ -73,6 +95,7 @@ class Transport:
         except (httpx.InvalidURL, UnicodeError) as error:
             raise Unreachable(f"{self.base_url!r} is not an address: {error}") from error
         self._sleep = sleep or tenacity.nap.sleep
+        self._attempts = 1 + (MAX_RETRIES if max_retries is None else max_retries)
 
     def close(self) -> None:
         self._http.close()
@@ -120,7 +143,7 @@ class Transport:
         sent = {name: value for name, value in (headers or {}).items() if value is not None}
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Retry),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_after_attempt(self._attempts),
             wait=_wait,
             sleep=self._sleep,
             reraise=True,
@@ -156,10 +179,10 @@ class Transport:
             problem = ApiError.of(response) if response.is_stream_consumed else _unread(response)
         finally:
             response.close()
-        forbidden = response.headers.get("x-should-retry") == "false"
-        # 429 refuses before anything is done, so it is safe for every method.
-        if not forbidden and (response.status_code == 429 or (safe and response.status_code in _RETRYABLE_STATUS)):
-            raise _Retry(problem, _retry_after(response))
+        problem.retry_after = _retry_after(response)
+        patient = problem.retry_after is None or problem.retry_after <= LONGEST_WAIT_SECONDS
+        if patient and _may_be_repeated(problem, response, safe):
+            raise _Retry(problem, problem.retry_after)
         raise problem
 
 

@@ -4,19 +4,33 @@ a client of last year must be able to watch a job of next year."""
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 """States that nothing leaves on its own. An unknown state counts as one that goes on."""
 
 
-class _Tolerant(BaseModel):
+class Answer(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
+    _raw: Any = PrivateAttr(default=None)
 
-class Progress(_Tolerant):
+    @classmethod
+    def of(cls, body: Any) -> Self:
+        """The body of an answer. Raises pydantic.ValidationError where it is none of this type."""
+        answer = cls.model_validate(body)
+        answer._raw = body
+        return answer
+
+    @property
+    def raw(self) -> Any:
+        """What the service answered, as it came; None of what came within another answer."""
+        return self._raw
+
+
+class Progress(Answer):
     step: int = 0
     total_steps: int | None = None
     fraction: float = 0.0
@@ -25,7 +39,7 @@ class Progress(_Tolerant):
     seconds_left: float | None = None
 
 
-class Failure(_Tolerant):
+class Failure(Answer):
     code: str
     category: str = "system"
     message: str = ""
@@ -34,7 +48,7 @@ class Failure(_Tolerant):
     attempt: int | None = None
 
 
-class Job(_Tolerant):
+class Job(Answer):
     id: str
     name: str | None = None
     state: str
@@ -60,7 +74,7 @@ class Job(_Tolerant):
         return self.state in TERMINAL
 
 
-class Event(_Tolerant):
+class Event(Answer):
     seq: int
     type: str
     level: str = "info"
@@ -71,7 +85,7 @@ class Event(_Tolerant):
     created_at: datetime | None = None
 
 
-class MetricPoint(_Tolerant):
+class MetricPoint(Answer):
     attempt: int = 1
     phase: str = ""
     step: int
@@ -79,7 +93,7 @@ class MetricPoint(_Tolerant):
     created_at: datetime | None = None
 
 
-class Checkpoint(_Tolerant):
+class Checkpoint(Answer):
     id: str
     attempt: int | None = None
     phase: str | None = None
@@ -93,7 +107,7 @@ class Checkpoint(_Tolerant):
     created_at: datetime | None = None
 
 
-class Attempt(_Tolerant):
+class Attempt(Answer):
     """One run of a job by one worker."""
 
     id: str
@@ -113,7 +127,7 @@ class Attempt(_Tolerant):
     ended_at: datetime | None = None
 
 
-class File(_Tolerant):
+class File(Answer):
     id: str
     filename: str = ""
     purpose: str = ""
@@ -123,12 +137,12 @@ class File(_Tolerant):
     created_at: datetime | None = None
 
 
-class ModelProblem(_Tolerant):
+class ModelProblem(Answer):
     code: str
     detail: str
 
 
-class Model(_Tolerant):
+class Model(Answer):
     id: str
     reference: str | None = None
     """How a job names it."""
@@ -143,23 +157,89 @@ class Model(_Tolerant):
     """Why a job cannot name it."""
 
 
-class ManifestFile(_Tolerant):
+class ManifestFile(Answer):
     name: str
     bytes: int
     sha256: str
 
 
-class Manifest(_Tolerant):
+class Manifest(Answer):
     """The files of a finished student, those that its `manifest.json` lists."""
 
     manifest_sha256: str
     files: list[ManifestFile]
+    bytes: int | None = None
+    parameters: int | None = None
+    teacher_parameters: int | None = None
 
 
-class LogChunk(_Tolerant):
+class LogChunk(Answer):
     """A piece of an attempt's output."""
 
     text: str
     next_offset: int
     """Byte at which the next piece starts."""
     attempt: int | None = None
+    offset: int | None = None
+    size: int | None = None
+    """Bytes of the log at the moment of the answer."""
+
+
+class DryRun(Answer):
+    """What the service found in a spec without making a job of it."""
+
+    spec: dict[str, Any]
+    """With every default filled in."""
+    method: dict[str, Any] | None = None
+    """The settings of MiniLLM with its recipe applied; None for other methods."""
+    teacher: dict[str, Any] = Field(default_factory=dict)
+    student: dict[str, Any] = Field(default_factory=dict)
+    dataset: dict[str, Any] = Field(default_factory=dict)
+
+
+class Worker(Answer):
+    id: str
+    host: str = ""
+    pid: int | None = None
+    slots: int | None = None
+    devices: dict[str, Any] = Field(default_factory=dict)
+    online: bool = True
+    """Neither stopped nor silent for long."""
+    draining: bool = False
+    """It takes no more jobs."""
+    slot_dirty: str | None = None
+    """Why it refuses jobs although it is idle."""
+    heartbeat_age_seconds: float | None = None
+    started_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    stopped_at: datetime | None = None
+
+
+class ApiKey(Answer):
+    """A key without its secret part."""
+
+    id: str
+    name: str = ""
+    owner_id: str = ""
+    hint: str | None = None
+    """How the key begins."""
+    scopes: list[str] = Field(default_factory=list)
+    created_at: datetime | None = None
+    last_used_at: datetime | None = None
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class NewApiKey(ApiKey):
+    key: str
+    """The key itself, which the service does not keep."""
+
+
+class Health(Answer):
+    status: str
+
+
+class Readiness(Answer):
+    status: str
+    """`ready`, or `degraded` without the broker."""
+    checks: dict[str, str] = Field(default_factory=dict)

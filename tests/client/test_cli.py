@@ -155,7 +155,7 @@ class TestCommand:
 class TestWithoutService:
     def test_nobody_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MINILLM_URL", "http://127.0.0.1:9")
-        monkeypatch.setattr("minillm.transport.ATTEMPTS", 1)
+        monkeypatch.setattr("minillm.transport.MAX_RETRIES", 0)
         result = run("jobs")
         assert result.exit_code == 1
         said, advice = result.stderr.splitlines()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import email.utils
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from minillm import ApiError, Client, MinillmError, Unreachable
-from minillm.transport import ATTEMPTS
+from minillm.transport import MAX_RETRIES
 
 JOB = {"id": "job_1", "object": "job", "state": "queued"}
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -49,12 +51,44 @@ class TestRetries:
         script.client().job("job_1")
         assert script.slept == [7.0]
 
+    def test_retry_after_may_be_a_date(self) -> None:
+        soon = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+        script = Script(answer(503, retry_after=soon), answer(200, JOB))
+        script.client().job("job_1")
+        assert 20 < script.slept[0] <= 30
+
+    def test_more_patience_than_anybody_has_is_not_waited_for(self) -> None:
+        script = Script(answer(429, {"code": "quota_exceeded", "retryable": True}, retry_after="3600"))
+        with pytest.raises(ApiError) as caught:
+            script.client().create_job({})
+        assert (caught.value.code, caught.value.retry_after, script.slept) == ("quota_exceeded", 3600.0, [])
+
+    @pytest.mark.parametrize(
+        ("status", "retryable", "repeated"),
+        [(409, True, True), (409, False, False), (429, False, False), (500, False, False), (503, True, True)],
+    )
+    def test_what_the_problem_says_of_itself_counts(self, status: int, retryable: bool, repeated: bool) -> None:
+        script = Script(answer(status, {"code": "some", "retryable": retryable}), answer(201, JOB))
+        if repeated:
+            assert script.client().create_job({}).id == "job_1"
+        else:
+            with pytest.raises(ApiError) as caught:
+                script.client().create_job({})
+            assert caught.value.retryable is False
+        assert len(script.requests) == 1 + repeated
+
+    def test_retries_can_be_forbidden(self) -> None:
+        script = Script(httpx.ConnectError("refused"))
+        with pytest.raises(Unreachable):
+            Client("http://service", max_retries=0, transport=httpx.MockTransport(script)).job("job_1")
+        assert len(script.requests) == 1
+
     def test_it_gives_up_with_the_last_answer(self) -> None:
         script = Script(answer(503, {"code": "database_unavailable", "detail": "later"}))
         with pytest.raises(ApiError) as caught:
             script.client().job("job_1")
         assert (caught.value.status, caught.value.code) == (503, "database_unavailable")
-        assert len(script.requests) == ATTEMPTS
+        assert len(script.requests) == 1 + MAX_RETRIES
 
     def test_a_permanent_refusal_is_not_repeated(self) -> None:
         script = Script(answer(503, x_should_retry="false"))
@@ -202,6 +236,35 @@ class TestLists:
         assert len(script.client().jobs(limit=3)) == 3
         assert len(script.requests) == 1
 
+    def test_pages_come_as_they_are_needed(self) -> None:
+        page = {"data": [{**JOB, "id": f"job_{n}"} for n in range(3)], "has_more": True, "last_id": "job_2"}
+        script = Script(answer(200, page))
+        found = script.client().iter_jobs()
+        assert script.requests == []
+        assert [next(found).id for _ in range(3)] == ["job_0", "job_1", "job_2"]
+        assert len(script.requests) == 1
+        next(found)
+        assert script.requests[1].url.params["after"] == "job_2"
+
+    def test_the_whole_list_as_one_answer(self) -> None:
+        first = {"data": [{**JOB, "id": "job_3"}, {**JOB, "id": "job_2"}], "has_more": True, "last_id": "job_2"}
+        script = Script(answer(200, first), answer(200, {"data": [JOB], "has_more": False, "last_id": "job_1"}))
+        document = script.client().iter_jobs().document()
+        assert document == {
+            "object": "list",
+            "data": [*first["data"], JOB],
+            "has_more": False,
+            "first_id": "job_3",
+            "last_id": "job_1",
+        }
+        assert Script(answer(200, first)).client().iter_jobs(limit=1).document()["has_more"] is True
+        nothing = {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
+        assert Script(answer(200, {"data": [], "has_more": False})).client().iter_jobs().document() == nothing
+
+    def test_what_is_no_list(self) -> None:
+        with pytest.raises(MinillmError, match="list"):
+            Script(answer(200, [])).client().jobs()
+
 
 class TestWatch:
     def test_each_change_once_until_the_end(self) -> None:
@@ -215,7 +278,7 @@ class TestWatch:
         assert [request.headers.get("if-none-match") for request in script.requests] == [None, '"1"', '"1"', '"2"']
 
     def test_an_outage_shorter_than_the_patience_is_survived(self) -> None:
-        down = [httpx.ConnectError("refused")] * (2 * ATTEMPTS)
+        down = [httpx.ConnectError("refused")] * (2 * (1 + MAX_RETRIES))
         script = Script(answer(200, JOB), *down, answer(200, {**JOB, "state": "failed"}))
         assert [job.state for job in script.client().watch("job_1")] == ["queued", "failed"]
 
