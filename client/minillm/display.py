@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+import yaml
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from minillm.types import Job
+from minillm.types import DryRun, Job, MetricPoint
 
 # Title, names of the metric in the order of preference, format.
 METRICS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -22,6 +23,10 @@ METRICS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("ROUGE-L", ("dev_rouge_l", "rouge_l"), "{:.2f}"),
 )
 _COPIED = ("ID", "REFERENCE")
+_SPEC_FIELDS = (
+    *("teacher", "student", "dataset", "pretrain_corpus", "method", "training", "guards", "resources", "scheduling"),
+    *("evaluation", "export"),
+)
 _STATE_COLOURS = {"succeeded": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "paused": "yellow"}
 
 
@@ -174,3 +179,71 @@ def table(console: Console, titles: tuple[str, ...], rows: Iterable[tuple[Any, .
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
     console.print(shown)
+
+
+def details(job: Job) -> str:
+    """One job in full, as lines to read."""
+    lines = [f"{job.id}  {job.name or ''}".rstrip(), ""]
+    told = {
+        "state": job.state + _queue(job),
+        "wanted": None if job.is_terminal else job.desired_state,
+        "phase": None if job.is_terminal else job.phase,
+        "step": _steps(job),
+        "done": f"{job.progress.fraction:.0%}",
+        "attempt": job.attempt or None,
+        "failure": failure_line(job),
+        "student": job.student_model,
+        "created": _moment(job.created_at),
+        "started": _moment(job.started_at),
+        "finished": _moment(job.finished_at),
+        "metadata": ", ".join(f"{name}={value}" for name, value in job.metadata.items()) or None,
+    }
+    lines += [f"{title:<9} {value}" for title, value in told.items() if value is not None]
+    lines += [f"{title:<9} {value}" for title, value in measurements(job)]
+    spec = {name: value for name, value in (job.model_extra or {}).items() if name in _SPEC_FIELDS and value}
+    lines += ["", "# The job, as it was asked for", _yaml({"seed": job.seed, **spec})]
+    if job.report:
+        lines += ["# The report", _yaml({name: value for name, value in job.report.items() if name != "samples"})]
+    return "\n".join(lines).rstrip()
+
+
+def dry_run_lines(found: DryRun) -> str:
+    """What a spec comes to, as lines to read."""
+    lines = ["Nothing is wrong with it; no job was made.", ""]
+    for title in ("teacher", "student", "dataset"):
+        facts = getattr(found, title)
+        lines.append(
+            f"{title:<9} " + ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+        )
+    lines += ["", "# The job with every default filled in", _yaml(found.spec)]
+    if found.method:
+        lines += ["# Its method with the recipe applied", _yaml(found.method)]
+    return "\n".join(lines).rstrip()
+
+
+def series_table(screen: Console, names: list[str], points: Iterable[MetricPoint]) -> None:
+    """Values by step, a column a metric."""
+    rows = ((point.phase, point.step, *(point.values.get(name) for name in names)) for point in points)
+    table(screen, ("PHASE", "STEP", *names), rows)
+
+
+def summary_table(screen: Console, points: Iterable[MetricPoint]) -> None:
+    """Each metric in a line: how often it was measured, its ends and its range."""
+    series: dict[str, list[float]] = {}
+    for point in points:
+        for name, value in point.values.items():
+            if value is not None:
+                series.setdefault(name, []).append(value)
+    rows = (
+        (name, len(values), *(f"{value:.6g}" for value in (values[0], values[-1], min(values), max(values))))
+        for name, values in sorted(series.items())
+    )
+    table(screen, ("METRIC", "POINTS", "FIRST", "LAST", "LEAST", "MOST"), rows)
+
+
+def _moment(when: datetime | None) -> str | None:
+    return None if when is None else when.isoformat(timespec="seconds")
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110))

@@ -56,9 +56,11 @@ class EmbeddedService:
         port: int | None = None,
         environment: Mapping[str, str],
         log: Path | None = None,
+        to_stderr: bool = False,
     ) -> None:
         self.data_dir = data_dir
         self.log = log
+        self._to_stderr = to_stderr
         self._environment = dict(environment)
         self._command = [sys.executable, "-m", "worker.embedded", "--data-dir", str(data_dir)]
         if port is not None:
@@ -67,7 +69,8 @@ class EmbeddedService:
         self._lifeline: int | None = None
 
     def start(self) -> None:
-        """Start the process. Its output goes to `log`, or to this process's own where there is none.
+        """Start the process. Its output goes to `log`, or to this process's own where there is none (with `to_stderr`
+        all of it to the standard error).
 
         Raises MinillmError where the data folder cannot be made.
         """
@@ -82,7 +85,7 @@ class EmbeddedService:
                 self._process = subprocess.Popen(
                     [*self._command, "--lifeline-fd", str(read_end)],
                     stdin=subprocess.DEVNULL,
-                    stdout=output,
+                    stdout=sys.stderr if output is None and self._to_stderr else output,
                     stderr=subprocess.STDOUT if output is not None else None,
                     env=self._environment,
                     pass_fds=[read_end],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from api.app import create_app
 from store.db.database import Database
@@ -43,8 +44,16 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def quiet() -> Iterator[None]:
+    """The service in this process logs as its own process would: never to the standard output of a command."""
+    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
 def service(
-    tmp_path: Path, sqlite_template: Path, serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sqlite_template: Path, serve: Callable[[Any], str], quiet: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Service]:
     data = tmp_path / "data"
     data.mkdir()

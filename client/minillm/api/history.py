@@ -15,6 +15,9 @@ from minillm.download import download_student
 from minillm.errors import Unreachable
 from minillm.types import TERMINAL, Attempt, Checkpoint, Event, Job, LogChunk, Manifest, MetricPoint
 
+METRICS_PAGE_SIZE = 1000
+"""Steps that are asked for at once."""
+
 
 class HistoryMethods(Requests):
     def events(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> list[Event]:
@@ -60,7 +63,9 @@ class HistoryMethods(Requests):
     ) -> Pages[MetricPoint]:
         """The same, fetched page by page."""
         wanted = _series(names, phase, since_step, points)
-        return self._list(MetricPoint, self._job_path(job_id, "metrics"), wanted, cursor=None)
+        return self._list(
+            MetricPoint, self._job_path(job_id, "metrics"), wanted, page_size=METRICS_PAGE_SIZE, cursor=None
+        )
 
     def metrics_csv(
         self,

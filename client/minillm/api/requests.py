@@ -68,6 +68,7 @@ class Pages(Iterator[Kind], Generic[Kind]):
         self._limit = limit
         self._page_size = page_size
         self._cursor = cursor
+        self._ends: tuple[str | None, str | None] = (None, None)
         self._items = self._read()
 
     def __next__(self) -> Kind:
@@ -76,7 +77,7 @@ class Pages(Iterator[Kind], Generic[Kind]):
     def document(self) -> dict[str, Any]:
         """All that is left, as the service would answer it on one page."""
         items = [item.raw for item in self]
-        first, last = (self._position(items[0]), self._position(items[-1])) if items else (None, None)
+        first, last = self._ends
         return {"object": "list", "data": items, "has_more": self.has_more, "first_id": first, "last_id": last}
 
     def _read(self) -> Iterator[Kind]:
@@ -89,9 +90,12 @@ class Pages(Iterator[Kind], Generic[Kind]):
                 raise MinillmError("the service answered what is no list")
             items = body["data"] if left is None else body["data"][:left]
             self.has_more = bool(body.get("has_more")) or len(items) < len(body["data"])
+            last = body.get("last_id") if len(items) == len(body["data"]) else None
+            if items:
+                last = last or self._position(items[-1])
+                self._ends = (self._ends[0] or body.get("first_id") or self._position(items[0]), last)
             for item in items:
                 yield parsed(self._type, item)
-            last = body.get("last_id") or (self._position(items[-1]) if items else None)
             if not self.has_more or last is None:
                 return
             position = {"after": str(last)}
