@@ -46,9 +46,10 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quiet() -> Iterator[None]:
     """The service in this process logs as its own process would: never to the standard output of a command."""
+    before = structlog.get_config()
     structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 @pytest.fixture

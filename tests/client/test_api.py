@@ -33,6 +33,17 @@ def test_a_job_from_submission_to_download(service: Service, tmp_path: Path) -> 
         assert job.student_model in [model.id for model in client.models()]
 
 
+def test_the_example_of_the_manual(service: Service, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+    code = manual.partition("<!-- example -->\n```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(service.spec.parent)
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert "path:teacher" in lines[0]
+    assert lines[1].startswith("1 queued")
+    assert lines[-1].startswith("409 ")
+
+
 def test_what_a_job_leaves_behind(service: Service) -> None:
     job_id = service.submit()
     taken = service.claim()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from minillm.cli import COMMANDS, app
@@ -102,6 +104,86 @@ class TestCommand:
         assert run("unpin", job_id, checkpoint).stdout.strip() == f"{checkpoint} is not pinned"
         assert "pinned" not in run("checkpoints", job_id).stdout
         assert run("pin", job_id, "ckpt_0").exit_code == 2
+
+    def test_show_is_a_job_in_full(self, service: Service) -> None:
+        job_id = service.submit()
+        taken = service.claim()
+        service.train(taken)
+        service.succeed(taken)
+        lines = run("show", job_id).stdout.splitlines()
+        assert lines[0] == f"{job_id}  smol"
+        told = dict(line.split(maxsplit=1) for line in lines[2 : lines.index("", 2)])
+        assert (told["state"], told["attempt"]) == ("succeeded", "1")
+        assert told["student"].startswith("model_")
+        spec, report = "\n".join(lines).split("# The job, as it was asked for\n")[1].split("# The report\n")
+        assert yaml.safe_load(spec)["training"]["max_steps"] == 20
+        assert yaml.safe_load(report)["after"] == {"rouge_l": 31.5}
+
+    def test_a_dry_run_makes_nothing(self, service: Service) -> None:
+        result = run("submit", str(service.spec), "--dry-run")
+        assert result.exit_code == 0, result.output
+        assert "no job was made" in result.stdout and "rows 40" in result.stdout
+        assert "max_steps: 20" in result.stdout
+        service.spec.write_text(SPEC.replace("layers: 2", "layers: 99"))
+        refused = run("submit", str(service.spec), "--dry-run")
+        assert (refused.exit_code, "student.prune_teacher.layers" in refused.stderr) == (2, True)
+        with service.client() as client:
+            assert (client.jobs(), client.files()) == ([], [])
+        assert run("submit", str(service.spec), "--dry-run", "--watch").exit_code == 2
+
+    def test_upload(self, service: Service) -> None:
+        rows = service.spec.parent / "rows.jsonl"
+        file_id = run("upload", str(rows), "--purpose", "dataset").stdout.strip()
+        with service.client() as client:
+            assert client.file(file_id).filename == "rows.jsonl"
+            copy = client.download_file(file_id, rows.with_name("copy"))
+        assert copy.read_bytes() == rows.read_bytes()
+        assert run("upload", str(rows), "--purpose", "poetry").exit_code == 2
+
+    def test_metrics(self, service: Service) -> None:
+        job_id = service.submit()
+        service.train(service.claim())
+        head, *rows = (line.split("\t") for line in run("metrics", job_id).stdout.splitlines())
+        assert head == ["METRIC", "POINTS", "FIRST", "LAST", "LEAST", "MOST"]
+        assert ["loss", "1", "1.25", "1.25", "1.25", "1.25"] in rows
+        series = run("metrics", job_id, "--name", "loss", "--name", "reverse_kl").stdout
+        assert series == "PHASE\tSTEP\tloss\treverse_kl\ntraining\t5\t1.25\t0.5\n"
+        (point,) = csv.DictReader(run("metrics", job_id, "--csv").stdout.splitlines())
+        assert (point["step"], point["loss"], point["dev_rouge_l"]) == ("5", "1.25", "30.0")
+
+    def test_workers_drain_and_undrain(self, service: Service) -> None:
+        worker = service.worker()
+
+        def state() -> str:
+            head, row = (line.split("\t") for line in run("workers").stdout.splitlines())
+            assert row[0] == worker
+            return row[head.index("STATE")]
+
+        assert state() == "online"
+        assert run("drain", worker).stdout == f"{worker} takes no more jobs\n"
+        assert state() == "draining"
+        assert run("undrain", worker).stdout == f"{worker} takes jobs\n"
+        assert state() == "online"
+        assert run("drain", "wrk_0").exit_code == 2
+
+    def test_keys(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = run("keys", "create", "operations", "--scope", "admin")
+        assert made.exit_code == 0, made.output
+        monkeypatch.setenv("MINILLM_API_KEY", made.stdout.strip())
+        other = run("keys", "create", "search team", "--owner", "search", "--days", "1")
+        head, newest, _ = (line.split("\t") for line in run("keys", "list").stdout.splitlines())
+        shown = dict(zip(head, newest, strict=True))
+        assert (shown["NAME"], shown["OWNER"], shown["STATE"], shown["SCOPES"]) == (
+            "search team",
+            "search",
+            "valid",
+            "",
+        )
+        assert other.stdout.strip() not in run("keys", "list").stdout
+        assert run("keys", "revoke", shown["ID"]).stdout == f"{shown['ID']} is revoked\n"
+        monkeypatch.setenv("MINILLM_API_KEY", other.stdout.strip())
+        refused = run("jobs")
+        assert (refused.exit_code, "MINILLM_API_KEY" in refused.stderr) == (2, True)
 
     def test_download(self, service: Service, tmp_path: Path) -> None:
         job_id = service.submit()

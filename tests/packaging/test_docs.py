@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from api.app import create_app
+from minillm import Client
+from minillm.cli import app
 from minillm.specfile import local_files, read_spec, with_files
 from minillm_core.spec import JobSpec
 from store.jobs.transitions import TRANSITIONS
@@ -32,6 +36,21 @@ def test_every_endpoint_is_on_the_map(tmp_path: Path) -> None:
     documented = re.findall(r"^\| `([A-Z]+ /\S+)` \|", (DOCS / "api.md").read_text(), re.MULTILINE)
     assert set(documented) == served
     assert len(documented) == len(served)
+
+
+def test_every_command_is_on_its_page() -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    there = set()
+    for name, command in group.commands.items():
+        there |= {f"{name} {inner}" for inner in command.commands} if isinstance(command, TyperGroup) else {name}
+    documented = re.findall(r"^\| `minillm ([a-z]+(?: [a-z]+)?)", (DOCS / "cli.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(there)
+
+
+def test_every_method_of_the_client_is_on_its_page() -> None:
+    methods = {name for name in dir(Client) if not name.startswith("_")} - {"close", "base_url"}
+    assert methods <= set(re.findall(r"`(\w+)`", (DOCS / "client.md").read_text()))
 
 
 def test_the_picture_of_states_is_the_table_of_transitions() -> None:
