@@ -91,9 +91,9 @@ def _distil(
     for field, path in local.items():
         ids[field] = client.upload_file(path, purpose=LOCAL_FILES[field]).id
         say(console, f"Uploaded {path.name} as {ids[field]}.")
-    job = client.create_job(with_files(wanted, ids))
-    say(console, f"Submitted {job.id}.")
-    job = follow(client.watch(job.id), console)
+    submitted = client.create_job(with_files(wanted, ids))
+    say(console, f"Submitted {submitted.id}.")
+    job = follow(client.watch(submitted.id), console)
     folder: Path | None = None
     if job.state == "succeeded":
         folder = client.download(job.id, data_dir / "students" / job.id)

@@ -74,6 +74,18 @@ class Job(Answer):
         return self.state in TERMINAL
 
 
+class JobWarning(Answer):
+    """What may keep a job from running although nothing is wrong with it."""
+
+    code: str
+    param: str | None = None
+    detail: str
+
+
+class NewJob(Job):
+    warnings: list[JobWarning] = Field(default_factory=list)
+
+
 class Event(Answer):
     seq: int
     type: str
@@ -195,6 +207,7 @@ class DryRun(Answer):
     teacher: dict[str, Any] = Field(default_factory=dict)
     student: dict[str, Any] = Field(default_factory=dict)
     dataset: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[JobWarning] = Field(default_factory=list)
 
 
 class Worker(Answer):

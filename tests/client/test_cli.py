@@ -26,6 +26,7 @@ class TestCommand:
         job_id = result.stdout.strip()
         assert re.fullmatch(r"job_[0-9a-z]{26}", job_id)
         assert "uploaded rows.jsonl as file_" in result.stderr
+        assert re.search(r"^warning: .*no worker", result.stderr, re.MULTILINE | re.IGNORECASE)
         assert job_id in run("jobs").stdout
         assert "rows.jsonl" in run("files").stdout
         (service.settings.models_dir / "empty").mkdir()

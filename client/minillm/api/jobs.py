@@ -10,13 +10,13 @@ import httpx
 
 from minillm.api.requests import Pages, Requests, json_of, parsed, query
 from minillm.errors import Unreachable
-from minillm.types import DryRun, Job
+from minillm.types import DryRun, Job, NewJob
 
 
 class JobMethods(Requests):
-    def create_job(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+    def create_job(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> NewJob:
         """Submit a job. The key (made here when left out) makes a repeated call one job, whatever the network does."""
-        return self._once(Job, "/v1/jobs", dict(spec), idempotency_key)
+        return self._once(NewJob, "/v1/jobs", dict(spec), idempotency_key)
 
     def dry_run(self, spec: Mapping[str, Any]) -> DryRun:
         """What the service finds in a spec, with every default filled in; it makes no job."""
@@ -60,13 +60,13 @@ class JobMethods(Requests):
         checkpoint: str | None = None,
         overrides: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
-    ) -> Job:
+    ) -> NewJob:
         """A new job that begins from a checkpoint of this one, the newest when left out.
 
         `overrides` are merged into this job's spec (RFC 7386), such as `{"training": {"max_steps": 2000}}`.
         """
         body = {"checkpoint": checkpoint, "overrides": dict(overrides or {})}
-        return self._once(Job, self._job_path(job_id, "fork"), body, idempotency_key)
+        return self._once(NewJob, self._job_path(job_id, "fork"), body, idempotency_key)
 
     def update(
         self,

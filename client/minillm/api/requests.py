@@ -75,7 +75,7 @@ class Pages(Iterator[Kind], Generic[Kind]):
         return next(self._items)
 
     def document(self) -> dict[str, Any]:
-        """All that is left, as the service would answer it on one page."""
+        """The list as the service would answer it on one page; to be asked for before any of it is taken."""
         items = [item.raw for item in self]
         first, last = self._ends
         return {"object": "list", "data": items, "has_more": self.has_more, "first_id": first, "last_id": last}

@@ -12,9 +12,9 @@ from minillm.api import Client
 from minillm.cli.completion import STATES, among
 from minillm.cli.session import JobId, Json, answered, console, emit, ended, listed, service
 from minillm.display import details, dry_run_lines, duration, follow, plain_line, say
-from minillm.errors import ApiError, MinillmError, SpecError
+from minillm.errors import ApiError, MinillmError, SpecError, dotted
 from minillm.specfile import LOCAL_FILES, local_files, read_spec, with_files
-from minillm.types import Job
+from minillm.types import Job, JobWarning
 
 
 def submit(
@@ -37,6 +37,7 @@ def submit(
             finally:
                 _forget(client, ids)
             answered(found, as_json, dry_run_lines)
+            _warn(found.warnings, quiet=as_json)
             return
         try:
             job = client.create_job(with_files(wanted, ids))
@@ -45,6 +46,7 @@ def submit(
                 _forget(client, ids)
             raise
         answered(job, as_json, lambda made: made.id)
+        _warn(job.warnings, quiet=as_json)
         if watch_it:
             _watch(client, job.id, as_json)
 
@@ -69,6 +71,13 @@ def _forget(client: Client, ids: dict[str, str]) -> None:
     for file_id in ids.values():
         with contextlib.suppress(MinillmError):
             client.delete_file(file_id)
+
+
+def _warn(warnings: list[JobWarning], *, quiet: bool) -> None:
+    """On standard error; with --json they are in the answer."""
+    for warning in [] if quiet else warnings:
+        where = f"{dotted(warning.param)}: " if warning.param else ""
+        say(console(error=True), f"warning: {where}{warning.detail} ({warning.code})")
 
 
 def _watch(client: Client, job_id: str, as_json: bool) -> None:
@@ -173,7 +182,9 @@ def fork(
     """Make a new job from a checkpoint of another; prints its id."""
     with service(as_json) as client:
         changed = read_spec(overrides) if overrides is not None else None
-        answered(client.fork(job_id, checkpoint=checkpoint, overrides=changed), as_json, lambda job: job.id)
+        made = client.fork(job_id, checkpoint=checkpoint, overrides=changed)
+        answered(made, as_json, lambda job: job.id)
+        _warn(made.warnings, quiet=as_json)
 
 
 def change(
