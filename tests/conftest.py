@@ -37,6 +37,13 @@ FIRST = (
 """Files of half a minute, begun first: one that begins last leaves the other processes idle until its end."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """``TEST_REQUIRES=postgresql,redis``: no run that leaves their tests out may pass for a whole one."""
+    required = {name for name in os.environ.get("TEST_REQUIRES", "").split(",") if name}
+    if missing := sorted(name for name in required if not services.answering().get(name)):
+        pytest.exit(f"required, and not answering on this machine: {', '.join(missing)} (see tests/services.py)", 2)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     home = Path(__file__).parent
     places = {home / name: place for place, name in enumerate(FIRST)}
@@ -147,3 +154,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     unused = [name for name in known if name not in services.USED]
     line = f"services used: {', '.join(used) or 'none'}"
     terminalreporter.write_line(line + (f"; not used: {', '.join(unused)}" if unused else ""))
+    if away := sorted(name for name, there in services.answering().items() if not there):
+        terminalreporter.write_line(f"not answering here, so that the tests with them were left out: {', '.join(away)}")

@@ -43,6 +43,11 @@ def redis_url() -> str | None:
     return _REDIS
 
 
+def answering() -> dict[str, bool]:
+    """Which of the services answer that a machine may have."""
+    return {"postgresql": postgres_url() is not None, "redis": redis_url() is not None}
+
+
 @contextlib.contextmanager
 def embedded_valkey() -> Iterator[str]:
     """Run a Valkey on a unix socket of its own; gives the URL for Celery (``redis+socket://``)."""
