@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from minillm_core.data.corpus import CORPUS_BLOCK_TOKENS, load_corpus
 from minillm_core.data.dataset import Dataset, load_dataset
@@ -16,6 +17,8 @@ from minillm_core.data.templates import end_token_id
 from minillm_core.errors import RunError, UserError
 from minillm_core.evaluate.calibration import LabelSet, labels_among, read_calibration_file
 from minillm_core.evaluate.measure import Measurement
+from minillm_core.evaluate.scoring import token_log_probs
+from minillm_core.models.checks import check_embedded, check_finite, check_finite_answers, check_shapes
 from minillm_core.models.families import (
     cast_parameters,
     context_length,
@@ -23,6 +26,7 @@ from minillm_core.models.families import (
     enable_activation_checkpointing,
 )
 from minillm_core.models.loading import (
+    check_model,
     check_same_tokenizer,
     load_causal_lm,
     load_tokenizer,
@@ -33,12 +37,16 @@ from minillm_core.models.loading import (
 from minillm_core.models.lora import add_lora, merge_adapter
 from minillm_core.models.pruning import prune_layers
 from minillm_core.spec import JobSpec, Phase, RunContext
+from minillm_core.spec.model_folder import Inspection, inspect_model
 from minillm_core.train.distributed import Ranks
-from minillm_core.train.engine import TORCH_DTYPES
+from minillm_core.train.engine import TORCH_DTYPES, check_dtype
 from minillm_core.train.events import EventLog
 from minillm_core.train.progress import Progress
 from minillm_core.train.rollouts import Sampling
 from minillm_core.train.rounds import derived_seed
+
+FIRST_ROWS = 4
+"""Rows that a model is tried on before it is used."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,20 @@ def prepare(
     adapter_folder = None
     if job.teacher.adapter is not None:
         adapter_folder = folder(job.teacher.adapter, None, "/teacher/adapter")
+    check_model(teacher_folder, param="/teacher/model")
+    teacher_config = read_config(teacher_folder, param="/teacher/model")
     tokenizer = load_tokenizer(teacher_folder, param="/teacher/model")
-    student_folder = None
+    student_folder, student_config = None, teacher_config
     if job.student.model is not None:
         student_folder = folder(job.student.model, job.student.revision, "/student/model")
+        check_model(student_folder, param="/student/model")
+        student_config = read_config(student_folder, param="/student/model")
+        _check_smaller(inspect_model(student_folder), inspect_model(teacher_folder))
         check_same_tokenizer(tokenizer, load_tokenizer(student_folder, param="/student/model"))
+    for name, config in (("teacher", teacher_config), ("student", student_config)):
+        _check_context(job, name, config)
+    check_dtype(training.dtype, ranks.device)
+    check_shapes(job, teacher_config, None if student_folder is None else student_config)
     dataset = load_dataset(
         file_path(job.dataset.file, context, run_dir, "/dataset/file"),
         job.dataset.template,
@@ -94,36 +111,22 @@ def prepare(
         dev=len(dataset.dev),
         dropped_long_prompts=dataset.dropped_long_prompts,
     )
-    corpus_file = None
-    if job.pretrain_corpus is not None:
-        corpus_file = file_path(job.pretrain_corpus.file, context, run_dir, "/pretrain_corpus/file")
     labels = _labels(job, context, run_dir, dataset, tokenizer)
     end_id = end_token_id(job.dataset.template, tokenizer)
-
-    progress.enter(Phase.PREPARING, f"loading {job.teacher.model}")
-    # A teacher that is fine-tuned first is trained in the training dtype like any model.
-    fixed_dtype = None if training.teacher_sft is not None else job.teacher.dtype
-    teacher = load_causal_lm(
-        teacher_folder, TORCH_DTYPES[fixed_dtype or training.dtype], ranks.device, param="/teacher/model"
-    )
-    if adapter_folder is not None:
-        teacher = merge_adapter(teacher, adapter_folder)
-    disable_dropout(teacher)
-    if training.teacher_sft is not None and training.activation_checkpointing:
-        enable_activation_checkpointing(teacher)
-    student_config = teacher.config
-    if student_folder is not None:
-        student_config = read_config(student_folder, param="/student/model")
-    for name, config in (("teacher", teacher.config), ("student", student_config)):
-        _check_context(job, name, context_length(config))
     corpus = None
-    if corpus_file is not None:
-        longest = min(context_length(teacher.config), context_length(student_config), CORPUS_BLOCK_TOKENS)
-        corpus = load_corpus(corpus_file, tokenizer, longest)
+    if job.pretrain_corpus is not None:
+        longest = min(context_length(teacher_config), context_length(student_config), CORPUS_BLOCK_TOKENS)
+        corpus = load_corpus(
+            file_path(job.pretrain_corpus.file, context, run_dir, "/pretrain_corpus/file"), tokenizer, longest
+        )
     eos_ids = [end_id] if end_id == tokenizer.eos_token_id else [end_id, tokenizer.eos_token_id]
+    widths = [("/teacher/model", int(teacher_config.vocab_size)), ("/student/model", int(student_config.vocab_size))]
+    for where, ids in _ids_in_use(dataset, labels, corpus, eos_ids):
+        check_embedded(ids, tokenizer, widths, where=where)
+    vocab = shared_vocab(tokenizer, teacher_config, student_config)
     sampling = Sampling(
         eos_ids=eos_ids,
-        vocab=shared_vocab(tokenizer, teacher.config, student_config),
+        vocab=vocab,
         max_new_tokens=training.max_new_tokens,
         batch_rows=training.decode_batch_rows,
     )
@@ -136,7 +139,22 @@ def prepare(
         ranks=ranks,
         labels=labels,
     )
-    return Parts(student_folder, tokenizer, dataset, corpus, sampling, end_id, measurement), teacher
+
+    progress.enter(Phase.PREPARING, f"loading {job.teacher.model}")
+    # A teacher that is fine-tuned first is trained in the training dtype like any model.
+    fixed_dtype = None if training.teacher_sft is not None else job.teacher.dtype
+    teacher = load_causal_lm(
+        teacher_folder, TORCH_DTYPES[fixed_dtype or training.dtype], ranks.device, param="/teacher/model"
+    )
+    if adapter_folder is not None:
+        check_finite(teacher, param="/teacher/model")
+        teacher = merge_adapter(teacher, adapter_folder)
+    disable_dropout(teacher)
+    whole = Parts(student_folder, tokenizer, dataset, corpus, sampling, end_id, measurement)
+    check_sound(whole, teacher, "/teacher/model" if adapter_folder is None else "/teacher/adapter")
+    if training.teacher_sft is not None and training.activation_checkpointing:
+        enable_activation_checkpointing(teacher)
+    return whole, teacher
 
 
 def build_student(job: JobSpec, parts: Parts, teacher: PreTrainedModel, ranks: Ranks) -> nn.Module:
@@ -148,12 +166,9 @@ def build_student(job: JobSpec, parts: Parts, teacher: PreTrainedModel, ranks: R
         cast_parameters(student, dtype)
     else:
         student = load_causal_lm(parts.student_folder, dtype, ranks.device, param="/student/model")
+    check_sound(parts, student, "/student/model" if parts.student_folder is not None else "/student/prune_teacher")
     if student.num_parameters() > teacher.num_parameters():
-        raise UserError(
-            "student_larger_than_teacher",
-            f"the student has {student.num_parameters():,} parameters, its teacher {teacher.num_parameters():,}",
-            param="/student/model",
-        )
+        _refuse_size(student.num_parameters(), teacher.num_parameters())
     disable_dropout(student)
     student.requires_grad_(True)
     model: nn.Module = student
@@ -195,7 +210,54 @@ def main_first(ranks: Ranks, find: Callable[[], Path]) -> Path:
     return found
 
 
-def _check_context(job: JobSpec, name: str, context: int) -> None:
+def check_sound(parts: Parts, model: PreTrainedModel, param: str) -> None:
+    """Raise UserError ``model_not_finite`` where weights, or answers to the first rows, are not finite."""
+    check_finite(model, param=param)
+    rows = parts.dataset.train[:FIRST_ROWS]
+    log_probs = token_log_probs(
+        model,
+        [row.prompt_ids for row in rows],
+        [row.response_ids for row in rows],
+        vocab=parts.sampling.vocab,
+        batch_tokens=parts.measurement.batch_tokens,
+    )
+    check_finite_answers(log_probs, model.dtype, param=param)
+
+
+def _ids_in_use(
+    dataset: Dataset, labels: LabelSet | None, corpus: torch.Tensor | None, eos_ids: list[int]
+) -> Iterator[tuple[str, Iterable[int]]]:
+    """All token ids that a model will see, with the words for where they are."""
+    yield "as the end of a response", eos_ids
+    rows = [*dataset.train, *dataset.dev]
+    yield "in a prompt of the dataset", (max(row.prompt_ids) for row in rows)
+    yield "in a response of the dataset", (max(row.response_ids) for row in rows)
+    if labels is not None:
+        yield "in the calibration rows", (max(row.prompt_ids) for row in labels.rows)
+        yield "in a calibration label", (max(ids, default=0) for ids in labels.label_ids)
+    if corpus is not None:
+        yield "in the corpus", [int(corpus.max())]
+
+
+def _check_smaller(student: Inspection, teacher: Inspection) -> None:
+    ours, theirs = student.description.parameters, teacher.description.parameters
+    if ours > theirs:
+        _refuse_size(ours, theirs)
+
+
+def _refuse_size(student: int, teacher: int) -> NoReturn:
+    raise UserError(
+        "student_larger_than_teacher",
+        f"the student has {student:,} parameters, its teacher {teacher:,}",
+        param="/student/model",
+    )
+
+
+def _check_context(job: JobSpec, name: str, config: PreTrainedConfig) -> None:
+    try:
+        context = context_length(config)
+    except ValueError as error:
+        raise UserError("unsupported_model", f"config.json: {error}", param=f"/{name}/model") from error
     needed = job.training.max_prompt_tokens + job.training.max_new_tokens
     if needed > context:
         raise UserError(

@@ -94,6 +94,10 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     )
     work = Work(run, parts, resumed)
     method = resolve_method(job)
+    if job.training.teacher_sft is not None and TEACHER_SFT not in state.completed and parts.student_folder is not None:
+        # Built once to be refused, if it is to be, before hours of the teacher's training and not after them.
+        build_student(job, parts, teacher, ranks)
+        give_back_freed_memory()
     teacher = _fine_tuned_teacher(work, teacher)
     teacher_parameters = teacher.num_parameters()
     answering = make_decoder(teacher, scores=True)

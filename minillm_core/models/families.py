@@ -94,7 +94,10 @@ def vocab_size(model: nn.Module) -> int:
 
 def context_length(config: PreTrainedConfig) -> int:
     """Positions that the model was made for."""
-    return int(config.max_position_embeddings)
+    context = config.max_position_embeddings
+    if not isinstance(context, int) or context < 1:
+        raise ValueError(f"max_position_embeddings is {context!r}, not a number of tokens")
+    return context
 
 
 def position_ids_from_mask(attention_mask_BT: torch.Tensor) -> torch.Tensor:

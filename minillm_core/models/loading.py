@@ -22,7 +22,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from minillm_core.errors import UserError
@@ -206,7 +213,17 @@ def load_causal_lm(
         raise UserError(
             "unsupported_model", f"the weights lack {len(missing)} tensors, such as {missing[0]}", param=param
         )
+    # Of the model's own settings for generation nothing acts on what is measured.
+    model.generation_config = GenerationConfig()
+    if model.config.tie_word_embeddings and not _shares_its_embedding(model):
+        # The file has a head of its own: what is made of the model shall have one too.
+        model.config.tie_word_embeddings = False
     return model.to(device).eval()
+
+
+def _shares_its_embedding(model: PreTrainedModel) -> bool:
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return head.weight is embedding.weight
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -35,20 +35,27 @@ def kept_layers(total: int, layers: int | list[int]) -> list[int]:
     return [(2 * index * (total - 1) + layers - 1) // (2 * (layers - 1)) for index in range(layers)]
 
 
+def pruned_config(teacher: PreTrainedConfig, layers: int | list[int]) -> PreTrainedConfig:
+    """The teacher's config with the layers of :func:`kept_layers` alone. Raises UserError ``too_many_layers``."""
+    total = teacher.num_hidden_layers
+    kept = kept_layers(total, layers)
+    config = without_origin(copy.deepcopy(teacher))
+    config.num_hidden_layers = len(kept)
+    for name in _PER_LAYER_LISTS:
+        values = getattr(config, name, None)
+        if isinstance(values, list) and len(values) == total:
+            setattr(config, name, [values[layer] for layer in kept])
+    return config
+
+
 def prune_layers(teacher: PreTrainedModel, layers: int | list[int]) -> PreTrainedModel:
     """A new model with the teacher's embeddings, head and the layers of :func:`kept_layers`, in its dtype.
 
     It is built from an adjusted config, so that attention layers know their new place in the cache,
     and shares no storage with the teacher. Raises UserError ``too_many_layers``.
     """
-    total = teacher.config.num_hidden_layers
-    kept = kept_layers(total, layers)
-    config = without_origin(copy.deepcopy(teacher.config))
-    config.num_hidden_layers = len(kept)
-    for name in _PER_LAYER_LISTS:
-        values = getattr(config, name, None)
-        if isinstance(values, list) and len(values) == total:
-            setattr(config, name, [values[layer] for layer in kept])
+    kept = kept_layers(teacher.config.num_hidden_layers, layers)
+    config = pruned_config(teacher.config, layers)
     with no_init_weights():
         student = type(teacher)._from_config(config, dtype=teacher.dtype)
         # Tying belongs to the initialisation that was skipped.
