@@ -1,4 +1,4 @@
-"""Models that cannot be used as they are: refused by name while the job is validated or prepared, before any training."""
+"""Models that cannot be used as they are: refused by name before any training."""
 
 from __future__ import annotations
 
