@@ -36,7 +36,7 @@ def requested_host(scope: Scope, headers: Headers) -> str | None:
     given = headers.getlist("host")
     name = host_name(given[0]) if len(given) == 1 else None
     target = str(scope["path"])
-    if not target.startswith("/") and name is not None and host_name(urlsplit(target).netloc) != name:
+    if not target.startswith("/") and name is not None and host_name(_authority(target)) != name:
         return None
     return name
 
@@ -62,9 +62,17 @@ class AllowedHosts:
 def from_another_site(scope: Scope, headers: Headers) -> bool:
     """Whether a browser says that a page of another site, or of another port of this one, makes this request."""
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    if origin is not None and _authority(origin).lower() != headers.get("host", "").lower():
         return True
     return scope["method"] not in _SAFE_METHODS and headers.get("sec-fetch-site") in ("cross-site", "same-site")
+
+
+def _authority(url: str) -> str:
+    """Host and port of a URL; empty, which no host is, where it is none."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:  # such as http://[::1
+        return ""
 
 
 def _is_loopback(name: str) -> bool:

@@ -44,6 +44,11 @@ async def check_request(request: Request) -> None:
         raise invalid(faults)
 
 
+def is_sound(text: str) -> bool:
+    """Whether a parameter's text would be let through."""
+    return len(text) <= MAX_PARAMETER and not _NO_TEXT.search(text)
+
+
 def check_form(form: FormData) -> Iterator[FieldError]:
     """What cannot be kept of a form: names, values, and names of files."""
     for name, value in form.multi_items():

@@ -12,6 +12,7 @@ import re
 import anyio.to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.http.intake import is_sound
 from api.http.ranges import none_match
 from api.jobs import service
 from api.jobs.rendering import Rendering
@@ -23,7 +24,6 @@ from store.jobs.repository import JobRepository, time_left
 from store.jobs.vocabulary import JobState
 
 _JOB = re.compile(r"/v1/jobs/(job_[0-9a-z]{26})")
-_LONGEST_HEADER = 2000
 
 
 def polled_job(scope: Scope) -> str | None:
@@ -51,7 +51,7 @@ class JobPolling:
             if answer is not None and answer.job is not None and not answer.job.deleting:
                 caller = scope["state"]["caller"]
                 header = _if_none_match(scope)
-                if answer.job.owner_id == caller.owner_id and (header is None or len(header) <= _LONGEST_HEADER):
+                if answer.job.owner_id == caller.owner_id and (header is None or is_sound(header)):
                     try:
                         found = await self._current(answer, answer.job)
                     except (NotFound, *DATABASE_AWAY):

@@ -177,6 +177,29 @@ def test_odd_bodies(client: TestClient, ids: dict[str, str]) -> None:
                     check_refused_or_done(send(client, method, url(path, ids), replaced(body, place, value)))
 
 
+def test_odd_headers(client: TestClient, ids: dict[str, str]) -> None:
+    """Also those that no operation declares."""
+    names = ("Range", "If-Range", "If-None-Match", "Accept", "Authorization", "Origin", "Host", "X-Request-Id")
+    names += ("Content-Type", "Content-Length", "Last-Event-ID", "Sec-Fetch-Site")
+    odd = (
+        b"",
+        b"\xff",
+        b"\xb2",
+        b"1" * 5000,
+        b"bytes=0-" + b"1" * 5000,
+        b"a;q=" + b"9" * 5000,
+        b"http://[::1",
+        b"a:b:c",
+    )
+    odd += (b"multipart/form-data; boundary=\xff", b"application/json; charset=\xff", b"Bearer \xff", b"a\x00b")
+    for path in ("/v1/jobs", f"/v1/files/{ids['file_id']}/content", f"/v1/jobs/{ids['job_id']}/events", "/healthz"):
+        for name in names:
+            for value in odd:
+                check_refused_or_done(client.get(path, headers={name: value}))
+                if path == "/v1/jobs":
+                    check_refused_or_done(client.post(path, headers={name: value}, content=b"{}"))
+
+
 def nested(depth: int) -> Any:
     value: Any = {}
     for _ in range(depth):

@@ -36,7 +36,7 @@ class BodyLimitMiddleware:
             problem = TooLarge(f"The request body is over the limit of {limit:,} bytes.", code="request_too_large")
 
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
             problem.headers = {**(problem.headers or {}), "Connection": "close"}
             await problem_response(scope, problem)(scope, receive, send)
             return
