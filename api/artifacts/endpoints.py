@@ -38,7 +38,7 @@ def artifacts_get(
 
     The tar holds one folder named by the job; it is not compressed, and a `Range` of it goes on where one broke off.
     """
-    student = service.student_of(job, services.settings)
+    student = service.student_of(session, job, services.settings)
     if format == "tar":
 
         def content() -> Content:
@@ -71,7 +71,7 @@ def artifacts_file(job: JobDep, name: str, request: Request, services: ServicesD
 
     The ETag is the sha256; `Range` (one), `If-Range` and `If-None-Match` work.
     """
-    student = service.student_of(job, services.settings)
+    student = service.student_of(session, job, services.settings)
     entry = student.file(name)
     return send_file(
         request,

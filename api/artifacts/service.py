@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from api.http.problems import InProgress, NotFound
 from api.http.ranges import read_chunks
 from minillm_core.spec import MANIFEST_FILE, Manifest, ManifestFile
+from store.bytes.runs import Runs
 from store.db.tables import Job
+from store.jobs.artifacts import ArtifactRepository
 from store.jobs.transitions import TERMINAL, JobState
+from store.jobs.vocabulary import ArtifactKind
 from store.settings import Settings
 
 _MEDIA_TYPES = {".json": "application/json", ".md": "text/markdown", ".txt": "text/plain", ".jinja": "text/plain"}
@@ -58,22 +63,23 @@ class Student:
         return path
 
 
-def student_of(job: Job, settings: Settings) -> Student:
+def student_of(session: Session, job: Job, settings: Settings) -> Student:
     """The student of a job. Raises InProgress where it has none yet, NotFound where it will have none."""
-    if job.student_path is None or job.student_manifest is None or job.student_manifest_sha256 is None:
+    artifact = ArtifactRepository(session).verified(job, ArtifactKind.STUDENT)
+    if artifact is None or artifact.manifest is None:
         if job.state in TERMINAL:
             raise NotFound(f"This job {_ENDINGS[job.state]} and has no student.", code="no_artifact")
         raise InProgress(f"The student is not finished yet: the job is {job.state}.", code="artifact_not_ready")
-    manifest = Manifest.shown(job.student_manifest)
+    manifest = Manifest.shown(artifact.manifest)
     return Student(
         job_id=job.id,
-        model_id=job.student_model_id,
-        folder=settings.data_dir / job.student_path,
+        model_id=artifact.model_id,
+        folder=Runs(settings.data_dir).attempt(job.id, artifact.attempt).inside(artifact.path),
         manifest=manifest,
-        manifest_text=job.student_manifest,
-        manifest_sha256=job.student_manifest_sha256,
+        manifest_text=artifact.manifest,
+        manifest_sha256=artifact.manifest_sha256,
         created_at=_time(manifest.created_at) or job.updated_at,
-        parameters=job.student_parameters,
+        parameters=artifact.parameters,
         teacher_parameters=job.teacher_parameters,
     )
 

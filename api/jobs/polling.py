@@ -73,7 +73,7 @@ class JobPolling:
         with self._services.database.read() as session:
             jobs = JobRepository(session)
             row = jobs.get(job.owner_id, job.id)
-            rendering = service.rendering(self._services.renderings, row)
+            rendering = service.rendering(session, self._services.renderings, row)
             place = jobs.queue_position(row)
             if place is not None:
                 self._services.places.keep(answer.stamp, {row.id: place})

@@ -48,6 +48,7 @@ class JobOut(Out):
 
     id: str
     object: Literal["job"]
+    kind: str
     name: str | None
     state: str
     """queued, starting, running, pausing, paused, cancelling; then succeeded, failed, cancelled or expired.

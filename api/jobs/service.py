@@ -25,9 +25,10 @@ from minillm_core.spec.model_folder import ModelDescription
 from minillm_core.spec.versions import read_spec, shown_spec
 from store.api_keys import ADMIN, PRIORITY
 from store.db.tables import Checkpoint, Job
+from store.jobs.artifacts import ArtifactRepository
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.repository import JobHead, JobRepository
-from store.jobs.vocabulary import JobState
+from store.jobs.vocabulary import ArtifactKind, JobState
 from store.quotas import check_queued, check_stored
 from store.settings import Settings
 
@@ -174,11 +175,11 @@ def is_version(if_match: str, job: Job) -> bool:
     return if_match.strip() == "*" or any(tag.split(".")[0] == str(job.version) for tag in strong_tags(if_match))
 
 
-def rendering(kept: Renderings, job: Job) -> Rendering:
+def rendering(session: Session, kept: Renderings, job: Job) -> Rendering:
     """The job as it goes out, made anew where this version of its row has not been."""
     found = kept.get(job.id, job.version)
     if found is None:
-        found = Rendering.of(job_out(job))
+        found = Rendering.of(job_out(session, job))
         kept.keep(job.id, job.version, found)
     return found
 
@@ -188,7 +189,7 @@ def rendered(session: Session, job: Job, kept: Renderings | None = None) -> tupl
     session.flush()
     jobs = JobRepository(session)
     place = jobs.queue_position(job)
-    whole = rendering(kept, job) if kept is not None else Rendering.of(job_out(job))
+    whole = rendering(session, kept, job) if kept is not None else Rendering.of(job_out(session, job))
     return whole.with_values(jobs.seconds_left(job), place), etag(job.version, place)
 
 
@@ -200,7 +201,7 @@ def rendered_heads(session: Session, services: Services, heads: Sequence[JobHead
     jobs = JobRepository(session)
     kept = {head.id: found for head in heads if (found := services.renderings.get(head.id, head.version))}
     for job in jobs.get_all([head.id for head in heads if head.id not in kept]):
-        kept[job.id] = rendering(services.renderings, job)
+        kept[job.id] = rendering(session, services.renderings, job)
     queued = [head for head in heads if head.state is JobState.QUEUED]
     places = {head.id: services.places.get(stamp, head.id) for head in queued} if stamp is not None else {}
     if unknown := [head for head in queued if places.get(head.id) is None]:
@@ -213,15 +214,18 @@ def rendered_heads(session: Session, services: Services, heads: Sequence[JobHead
     ]
 
 
-def job_out(job: Job) -> JobOut:
+def job_out(session: Session, job: Job) -> JobOut:
     """The job without what changes while its row does not: the time left and its place in the queue."""
     spec = shown_spec(job.spec)
+    succeeded = job.state is JobState.SUCCEEDED
+    student = ArtifactRepository(session).verified(job, ArtifactKind.STUDENT) if succeeded else None
     scheduling = spec.get("scheduling")
     if isinstance(scheduling, dict):
         scheduling = {**scheduling, "priority": job.priority, "max_runtime_seconds": job.max_runtime_seconds}
     return JobOut(
         id=job.id,
         object="job",
+        kind=job.kind,
         name=job.name,
         state=str(job.state),
         phase=job.phase,
@@ -251,7 +255,7 @@ def job_out(job: Job) -> JobOut:
         attempt=job.attempt,
         failure=job.failure,
         report=job.report,
-        student_model=job.student_model_id,
+        student_model=student.model_id if student is not None else None,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,

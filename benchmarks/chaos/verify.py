@@ -16,9 +16,11 @@ from sqlalchemy.orm import Session
 from benchmarks.chaos.tinyjobs import weights_sha256
 from benchmarks.chaos.users import Accepted
 from minillm import Client
+from store.bytes.runs import Runs
 from store.db.tables import Attempt, Checkpoint, Event, Job, Model
+from store.jobs.artifacts import ArtifactRepository
 from store.jobs.transitions import TRANSITIONS
-from store.jobs.vocabulary import TERMINAL, AttemptState, Cause, JobState
+from store.jobs.vocabulary import TERMINAL, ArtifactKind, AttemptState, Cause, JobState
 from worker.attempt.manifests import ManifestError, verify
 
 
@@ -171,13 +173,14 @@ def _times(path: Path) -> list[str]:
 
 
 def _student(session: Session, job: Job, data_dir: Path) -> list[str]:
+    student = ArtifactRepository(session).verified(job, ArtifactKind.STUDENT)
     if job.state is not JobState.SUCCEEDED:
-        return [f"{job.state} with a student model"] if job.student_model_id is not None else []
-    model = session.get(Model, job.student_model_id) if job.student_model_id is not None else None
-    if model is None or job.student_path is None or job.student_manifest_sha256 is None:
+        return [f"{job.state} with a student"] if student is not None else []
+    if student is None or student.model_id is None or session.get(Model, student.model_id) is None:
         return ["succeeded without a student"]
     try:
-        verify(data_dir / job.student_path, kind="student", manifest_sha256=job.student_manifest_sha256)
+        folder = Runs(data_dir).attempt(job.id, student.attempt).inside(student.path)
+        verify(folder, kind="student", manifest_sha256=student.manifest_sha256)
     except ManifestError as error:
         return [f"its student does not verify: {error}"]
     succeeded = session.scalars(

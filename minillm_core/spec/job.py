@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ from minillm_core.spec.training import GuardSpec, ResourceSpec, SchedulingSpec, 
 class JobSpec(Strict):
     """One distillation job, as a user asks for it."""
 
+    kind: Literal["distillation"] = "distillation"
     name: str | None = Field(None, max_length=200)
     seed: Annotated[int, Whole(0, 2**32 - 1)] = 0
     """What every generator of random numbers that the trainer uses takes: 32 bits."""

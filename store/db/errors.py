@@ -64,5 +64,5 @@ class IdempotencyInProgress(StoreError):
     """The first request with this Idempotency-Key has not answered yet."""
 
 
-class UnverifiedStudent(StoreError):
-    """A run claims success without a student whose manifest has the hash that the trainer reported."""
+class UnverifiedArtifact(StoreError):
+    """A run claims success without an output that its kind must have, verified by the manifest that was reported."""

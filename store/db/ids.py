@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["job", "file", "model", "ckpt", "att", "evt", "key", "wrk"]
+Prefix = Literal["job", "file", "model", "ckpt", "att", "evt", "art", "key", "wrk"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80

@@ -26,7 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from minillm_core.spec.versions import FAILURE, REPORT
 from store.db.types import Json, Key, UtcDateTime, VersionedJson, Word
-from store.jobs.vocabulary import AttemptState, DesiredState, JobState, Keep
+from store.jobs.vocabulary import ArtifactKind, ArtifactState, AttemptState, DesiredState, JobState, Keep
 
 Id = Key(40)
 
@@ -51,6 +51,8 @@ class Base(DeclarativeBase):
         DesiredState: Word(DesiredState),
         Keep: Word(Keep),
         AttemptState: Word(AttemptState),
+        ArtifactKind: Word(ArtifactKind),
+        ArtifactState: Word(ArtifactState),
         str: Text(),
         float: Float(53),
         int: BigInteger(),
@@ -73,6 +75,8 @@ class Job(Base):
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(Id)
+    kind: Mapped[str] = mapped_column(String(32), server_default="distillation")
+    """One of :data:`store.jobs.kinds.KINDS`."""
     name: Mapped[str | None]
     spec: Mapped[str]
     """The :class:`minillm_core.spec.JobSpec` as JSON text, as accepted: :mod:`minillm_core.spec.versions` reads it."""
@@ -132,13 +136,6 @@ class Job(Base):
     failure: Mapped[dict[str, Any] | None] = mapped_column(VersionedJson(FAILURE))
     """A :class:`minillm_core.spec.Failure`; also set while the job waits for a retry, until the next claim."""
     report: Mapped[dict[str, Any] | None] = mapped_column(VersionedJson(REPORT))
-    student_model_id: Mapped[str | None] = mapped_column(Id)
-    student_path: Mapped[str | None]
-    student_manifest_sha256: Mapped[str | None]
-    student_manifest: Mapped[str | None]
-    """The verified :class:`minillm_core.spec.Manifest` of the student, as JSON text."""
-    student_bytes: Mapped[int | None]
-    student_parameters: Mapped[int | None]
     teacher_parameters: Mapped[int | None]
     keep_checkpoints: Mapped[int]
 
@@ -269,6 +266,31 @@ class Checkpoint(Base):
         Index("ix_checkpoints_expires_at", "expires_at"),
         _of_the_deleting("ix_checkpoints_deleting"),
     )
+
+
+class Artifact(Base):
+    """An output of a job that its trainer has committed, such as the student."""
+
+    __tablename__ = "artifacts"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    kind: Mapped[ArtifactKind]
+    state: Mapped[ArtifactState]
+    path: Mapped[str]
+    """Folder, relative to the RUN_DIR of its attempt."""
+    manifest_sha256: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[str | None]
+    """The verified :class:`minillm_core.spec.Manifest`, as JSON text."""
+    bytes: Mapped[int]
+    parameters: Mapped[int | None]
+    """Of a model."""
+    model_id: Mapped[str | None] = mapped_column(Id)
+    """How the registry of models has it."""
+    created_at: Mapped[dt.datetime]
+
+    __table_args__ = (UniqueConstraint("job_id", "attempt", "kind", "path"),)
 
 
 class File(Base):

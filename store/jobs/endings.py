@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-import hashlib
 import logging
 from dataclasses import dataclass
 
@@ -12,17 +11,20 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session, load_only
 from sqlalchemy.orm.util import identity_key
 
-from minillm_core.spec import Failure, FailureCategory, Manifest
+from minillm_core.spec import Failure, FailureCategory
 from minillm_core.spec.model_folder import ModelDescription
+from store.bytes import runs
 from store.db.clock import database_now
 from store.db.database import DATABASE_AWAY
-from store.db.errors import UnverifiedStudent
+from store.db.errors import UnverifiedArtifact
 from store.db.ids import new_id
 from store.db.printable import log_tail, printable, printable_data
 from store.db.tables import Attempt, Job, Model
 from store.jobs import retention
+from store.jobs.artifacts import ArtifactRepository
+from store.jobs.kinds import KINDS
 from store.jobs.transitions import apply
-from store.jobs.vocabulary import AttemptState, Cause, DesiredState, JobState
+from store.jobs.vocabulary import ArtifactKind, AttemptState, Cause, DesiredState, JobState
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -190,40 +192,30 @@ def _give_up(session: Session, job_id: str, error: Exception) -> None:
 
 
 def _succeed(session: Session, job: Job, attempt: Attempt, student: Student, outcome: Outcome) -> None:
-    if job.student_path is None or hashlib.sha256(student.manifest).hexdigest() != job.student_manifest_sha256:
-        raise UnverifiedStudent(f"the manifest of {job.id}'s student is not the one that its trainer reported")
-    if not job.student_path.startswith(f"runs/{job.id}/{attempt.number}/"):
-        raise UnverifiedStudent(f"the student of {job.id} was exported by an earlier attempt")
-    try:
-        manifest = Manifest.read(student.manifest)
-    except ValueError as error:
-        raise UnverifiedStudent(f"the manifest of {job.id}'s student cannot be read") from error
-    if manifest.kind != "student":
-        raise UnverifiedStudent(f"the manifest of {job.id}'s student is one of a {manifest.kind}")
+    artifacts = ArtifactRepository(session)
+    artifact = artifacts.verify(attempt, ArtifactKind.STUDENT, student.manifest)
+    if missing := artifacts.missing(attempt, KINDS[job.kind].required):
+        raise UnverifiedArtifact(f"{job.id} has not left what it must: {', '.join(sorted(missing))}")
     _end(session, attempt, AttemptState.SUCCEEDED, outcome)
-    now = database_now(session)
-    model_id = new_id("model")
-    described = student.description
+    artifact.model_id = new_id("model")
     session.add(
         Model(
-            id=model_id,
+            id=artifact.model_id,
             owner_id=job.owner_id,
-            reference=model_id,
+            reference=artifact.model_id,
             kind="student",
             name=job.name or job.id,
-            path=job.student_path,
+            path=runs.relative(job.id, attempt.number, artifact.path),
             job_id=job.id,
-            created_at=now,
-            **described.columns(),
+            created_at=database_now(session),
+            **student.description.columns(),
         )
     )
-    job.student_model_id = model_id
-    job.student_manifest = student.manifest.decode()
     job.fraction = job.furthest_fraction = 1.0
     job.failure = None
     if job.state is JobState.STARTING:  # every event came in one batch with no sign of work in it
         apply(session, job, Cause.FIRST_PROGRESS)
-    apply(session, job, Cause.STUDENT_COMMITTED, message="The student is ready", data={"model": model_id})
+    apply(session, job, Cause.STUDENT_COMMITTED, message="The student is ready", data={"model": artifact.model_id})
 
 
 def _stop(session: Session, job: Job, outcome: Outcome) -> None:

@@ -161,8 +161,7 @@ def _take(
     # What the last attempt left unfinished is not this one's: its failure stays in its own row.
     job.step = job.total_steps = job.seconds_left = None
     job.failure = job.report = None
-    job.student_path = job.student_manifest_sha256 = job.student_bytes = None
-    job.student_parameters = job.teacher_parameters = None
+    job.teacher_parameters = None
     job.started_at = job.started_at or now
     if job.deadline_at is None and job.max_runtime_seconds is not None:
         job.deadline_at = now + dt.timedelta(seconds=job.max_runtime_seconds)
@@ -284,7 +283,7 @@ def finish(session: Session, claim: Claim, outcome: Outcome, policy: RetryPolicy
     """End the attempt and move the job on: see :func:`store.jobs.endings.settle`.
 
     Record the last events first. Returns the job's new state. Raises StaleAttempt, and
-    UnverifiedStudent for a success whose manifest is not the one the trainer reported.
+    UnverifiedArtifact for a success whose manifest is not the one the trainer reported.
     """
     job, attempt = hold(session, claim)
     settle(session, job, attempt, outcome, policy or RetryPolicy())

@@ -25,9 +25,10 @@ from store.db.ids import new_id
 from store.db.printable import printable, printable_data
 from store.db.tables import Attempt, Checkpoint, Job, MetricPoint
 from store.jobs import retention
+from store.jobs.artifacts import ArtifactRepository
 from store.jobs.metrics import names_key
 from store.jobs.transitions import add_event, apply
-from store.jobs.vocabulary import Cause, JobState
+from store.jobs.vocabulary import ArtifactKind, Cause, JobState
 
 
 def record_events(session: Session, job: Job, attempt: Attempt, events: Sequence[TrainerEvent]) -> None:
@@ -171,10 +172,15 @@ def _further(session: Session, job: Job, attempt: Attempt, event: CheckpointEven
 
 def _student(session: Session, job: Job, attempt: Attempt, event: StudentEvent, now: dt.datetime) -> None:
     attempt.progress_at = now
-    job.student_path = f"runs/{job.id}/{attempt.number}/{event.path}"
-    job.student_manifest_sha256 = event.manifest_sha256
-    job.student_bytes = event.bytes
-    job.student_parameters = event.parameters
+    ArtifactRepository(session).announce(
+        attempt,
+        ArtifactKind.STUDENT,
+        path=event.path,
+        manifest_sha256=event.manifest_sha256,
+        bytes=event.bytes,
+        parameters=event.parameters,
+        now=now,
+    )
     job.teacher_parameters = event.teacher_parameters
     job.report = printable_data(event.report)
     data = {"parameters": event.parameters, "teacher_parameters": event.teacher_parameters, "bytes": event.bytes}

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import JobSpec
@@ -20,7 +20,7 @@ from store.db.errors import Conflict, NotFound
 from store.db.ids import new_id
 from store.db.paging import Order, Page, page
 from store.db.printable import printable, printable_data
-from store.db.tables import Attempt, Checkpoint, Job, Model
+from store.db.tables import Artifact, Attempt, Checkpoint, Job, Model
 from store.jobs import references, retention
 from store.jobs.endings import cancel_finally, resume_if_wanted
 from store.jobs.transitions import add_event, allowed, apply, lock
@@ -106,6 +106,7 @@ class JobRepository:
         job = Job(
             id=new_id("job"),
             owner_id=owner_id,
+            kind=spec.kind,
             name=printable(spec.name) if spec.name is not None else None,
             spec=dump_spec(spec),
             user_metadata=printable_data(spec.metadata),
@@ -356,8 +357,7 @@ class JobRepository:
         for checkpoint in self.session.scalars(select(Checkpoint.id).where(Checkpoint.job_id == job.id)):
             if retention.needed_by_fork(self.session, checkpoint):
                 raise Conflict("in_use", f"an unfinished job begins from its checkpoint {checkpoint}")
-        if job.student_model_id is not None:
-            model = job.student_model_id
+        for model in self.session.scalars(_models_of(job)):
             user = select(Job.id).where(Job.spec.contains(model, autoescape=True), Job.state.not_in(TERMINAL)).limit(1)
             name = self.session.scalar(user)
             if name is not None:
@@ -375,8 +375,7 @@ class JobRepository:
             return  # another sweeper was quicker
         if not job.deleting:
             return
-        if job.student_model_id is not None:
-            self.session.execute(delete(Model).where(Model.id == job.student_model_id))
+        self.session.execute(delete(Model).where(Model.id.in_(_models_of(job))))
         self.session.execute(delete(Job).where(Job.id == job.id))  # the database cascades to what belongs to it
 
     # -- inside --------------------------------------------------------------------------------
@@ -418,6 +417,11 @@ class JobRepository:
             matching = select(pairs.c.key).where(pairs.c.key == name, pairs.c.value == value)
             return matching.correlate(Job).exists()
         return Job.user_metadata.op("->>")(name) == value
+
+
+def _models_of(job: Job) -> Select[str | None]:
+    """Ids of the models that a job made."""
+    return select(Artifact.model_id).where(Artifact.job_id == job.id, Artifact.model_id.is_not(None))
 
 
 def _place(job: Queued) -> tuple[int, dt.datetime, str]:

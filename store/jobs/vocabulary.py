@@ -76,6 +76,21 @@ class Cause(enum.StrEnum):
     RETRY = "retry"
 
 
+class ArtifactKind(enum.StrEnum):
+    """What an output of a job is."""
+
+    STUDENT = "student"
+
+
+class ArtifactState(enum.StrEnum):
+    """How far an output of a job can be relied upon."""
+
+    ANNOUNCED = "announced"
+    """The trainer said that it is committed."""
+    VERIFIED = "verified"
+    """A worker has compared every file with the manifest."""
+
+
 class AttemptState(enum.StrEnum):
     """How an attempt stands or ended."""
 

@@ -19,10 +19,12 @@ from sqlalchemy import select
 
 import store
 import worker
+from store.bytes.runs import Runs
 from store.db.tables import Attempt, Checkpoint, Job, MetricPoint
 from store.jobs.due import sweep_with
 from store.jobs.vocabulary import AttemptState, JobState
 from tests.faults.conftest import DYING, WORKER, die_at_commit, in_child
+from tests.store.scenes import artifact
 from tests.worker.conftest import SHORT_LEASE, Service, wait_until
 from worker.attempt.manifests import verify
 from worker.process.identity import attempt_processes
@@ -61,9 +63,11 @@ def test_a_zombie_that_wakes_up_changes_nothing(service: Service, start: Start) 
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not attempt_processes([attempt.id]), 20)
     after = service.job(job_id)
-    assert (after.version, after.student_manifest_sha256) == (done.version, done.student_manifest_sha256)
-    assert done.student_path == f"runs/{job_id}/2/student"
-    verify(service.settings.data_dir / done.student_path, kind="student", manifest_sha256=after.student_manifest_sha256)
+    assert after.version == done.version
+    student = artifact(service.database, job_id)
+    assert student is not None and (student.attempt, student.path) == (2, "student")
+    folder = Runs(service.settings.data_dir).attempt(job_id, 2).inside(student.path)
+    verify(folder, kind="student", manifest_sha256=student.manifest_sha256)
     zombie, winner = service.attempts(job_id)
     assert (zombie.state, winner.state) == (AttemptState.LOST, AttemptState.SUCCEEDED)
     assert (zombie.recorded_seq, zombie.ended_at) == (before[0].recorded_seq, before[0].ended_at)

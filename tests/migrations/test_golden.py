@@ -82,6 +82,22 @@ def test_a_released_database_goes_on(released: Database) -> None:
     assert scenes.row(released, taken.job_id).attempt == taken.attempt
 
 
+def test_students_become_artifacts(released: Database) -> None:
+    before = {row["id"]: row for row in _contents(released.engine)["jobs"] if row.get("student_path")}
+    if not before:
+        pytest.skip("a release that had artifacts")
+    schema.upgrade(released.engine)
+    after = {row["job_id"]: row for row in _contents(released.engine)["artifacts"]}
+    assert after.keys() == before.keys()
+    for id, job in before.items():
+        row = after[id]
+        assert f"runs/{id}/{row['attempt']}/{row['path']}" == job["student_path"]
+        assert row["state"] == ("announced" if job["student_manifest"] is None else "verified")
+        moved = ("manifest", "manifest_sha256", "bytes", "parameters", "model_id")
+        assert [row[name] for name in moved] == [job[f"student_{name}"] for name in moved]
+    assert {row["state"] for row in after.values()} == {"announced", "verified"}
+
+
 def test_released_revisions_are_frozen() -> None:
     paths = [Path(revision.path) for revision in ScriptDirectory.from_config(schema.alembic_config()).walk_revisions()]
     now = {path.name: sha256(path) for path in paths}

@@ -26,9 +26,11 @@ from minillm_core.spec import (
 )
 from minillm_core.spec.model_folder import ModelDescription
 from store.db.database import Database
-from store.db.tables import Attempt, Job
+from store.db.tables import Artifact, Attempt, Job
+from store.jobs.artifacts import ArtifactRepository
 from store.jobs.leases import Claim, Outcome, Student, claim
 from store.jobs.repository import JobRepository
+from store.jobs.vocabulary import ArtifactKind
 
 OWNER = "owner-1"
 TIME = "2026-01-01T00:00:00Z"
@@ -65,6 +67,18 @@ def row(database: Database, job_id: str) -> Job:
         found = session.get(Job, job_id)
     assert found is not None
     return found
+
+
+def artifact(database: Database, job_id: str) -> Artifact | None:
+    """The job's student, once it is verified."""
+    with database.read() as session:
+        return ArtifactRepository(session).verified(row(database, job_id), ArtifactKind.STUDENT)
+
+
+def student_model(database: Database, job_id: str) -> str:
+    found = artifact(database, job_id)
+    assert found is not None and found.model_id is not None
+    return found.model_id
 
 
 def attempts(database: Database, job_id: str) -> list[Attempt]:

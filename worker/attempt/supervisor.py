@@ -33,7 +33,7 @@ from minillm_core.spec import (
 )
 from minillm_core.spec.model_folder import inspect_model
 from store.db.database import DATABASE_AWAY, Database
-from store.db.errors import StaleAttempt, UnverifiedStudent
+from store.db.errors import StaleAttempt, UnverifiedArtifact
 from store.jobs.endings import Outcome, RetryPolicy, Student
 from store.jobs.leases import Claim, finish, pass_over, record, record_process
 from store.jobs.vocabulary import DesiredState, Keep
@@ -370,7 +370,7 @@ class Supervisor:
 
         try:
             self._persist(lambda: settle(outcome))
-        except UnverifiedStudent as error:
+        except UnverifiedArtifact as error:
             logger.error("%s", error)
             failure = Failure(code="internal_error", category=FailureCategory.SYSTEM, message=str(error))
             self._persist(lambda: settle(Outcome.failed(failure, log=attempt_log(self._run_dir, self._paths).encode())))

@@ -443,4 +443,4 @@ def _student(database: Database) -> tuple[str, str]:
     with database.write() as session:
         record(session, taken, [scenes.student(1)])
         finish(session, taken, scenes.success())
-    return job_id, str(scenes.row(database, job_id).student_model_id)
+    return job_id, scenes.student_model(database, job_id)

@@ -28,13 +28,14 @@ from sqlalchemy.orm import Session
 from store.db.database import Database
 from store.db.errors import Conflict, StaleAttempt
 from store.db.tables import Attempt, Base, Checkpoint, Job
+from store.jobs.artifacts import ArtifactRepository
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.due import sweep
 from store.jobs.events import EventRepository
 from store.jobs.leases import Claim, Outcome, claim, finish, record, renew
 from store.jobs.repository import JobRepository
 from store.jobs.transitions import TERMINAL, TRANSITIONS, Cause, JobState
-from store.jobs.vocabulary import HELD, AttemptState, Keep, RetryFrom
+from store.jobs.vocabulary import HELD, ArtifactKind, AttemptState, Keep, RetryFrom
 from tests.store import scenes
 
 INDEX = st.integers(0, 7)
@@ -246,13 +247,13 @@ class Life(RuleBasedStateMachine):
                 active = session.scalars(
                     select(Attempt).where(Attempt.job_id == job.id, Attempt.state == AttemptState.ACTIVE)
                 ).all()
-                self._check(job, events, active)
+                self._check(session, job, events, active)
             for taken, _ in self.claims:
                 self._check_resume_points(session, taken)
             self._check_checkpoints(session, jobs)
         self.retried.clear()
 
-    def _check(self, job: Job, events: Any, active: Any) -> None:
+    def _check(self, session: Session, job: Job, events: Any, active: Any) -> None:
         state, fence, attempt, seq = self.seen.get(job.id, (None, 0, 0, 0))
         assert job.event_seq >= seq
         if state in TERMINAL and job.state is not state:
@@ -274,8 +275,9 @@ class Life(RuleBasedStateMachine):
             assert (active[0].number, active[0].fence) == (job.attempt, job.fence)
         assert (job.finished_at is not None) == (job.state in TERMINAL)
         if job.state is JobState.SUCCEEDED:
-            assert job.student_manifest is not None and job.student_model_id is not None
-            assert hashlib.sha256(job.student_manifest.encode()).hexdigest() == job.student_manifest_sha256
+            student = ArtifactRepository(session).verified(job, ArtifactKind.STUDENT)
+            assert student is not None and student.attempt == job.attempt and student.model_id is not None
+            assert hashlib.sha256(str(student.manifest).encode()).hexdigest() == student.manifest_sha256
         if job.state in (JobState.FAILED, JobState.EXPIRED):
             assert job.failure is not None
         assert job.retries <= job.max_attempts

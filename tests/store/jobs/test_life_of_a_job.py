@@ -12,17 +12,18 @@ from sqlalchemy.orm import Session
 
 from minillm_core.spec import CheckpointRemovedEvent, MessageEvent
 from store.db.database import Database
-from store.db.errors import Conflict, NotFound, StaleAttempt, UnverifiedStudent
+from store.db.errors import Conflict, NotFound, StaleAttempt, UnverifiedArtifact
 from store.db.ids import new_id
 from store.db.tables import Attempt, Job
 from store.files import FileRepository
+from store.jobs.artifacts import ArtifactRepository
 from store.jobs.checkpoints import CheckpointRepository
 from store.jobs.due import Sweep, sweep
 from store.jobs.events import EventRepository
 from store.jobs.leases import Claim, Outcome, claim, finish, pass_over, record, record_process, renew
 from store.jobs.metrics import MetricRepository
 from store.jobs.repository import JobRepository
-from store.jobs.vocabulary import AttemptState, DesiredState, JobState, Keep, RetryFrom
+from store.jobs.vocabulary import ArtifactKind, AttemptState, DesiredState, JobState, Keep, RetryFrom
 from store.models import ModelRepository
 from store.workers import WorkerRepository
 from tests.store import scenes
@@ -78,13 +79,14 @@ class TestSuccess:
         assert end(database, taken, scenes.success()) is S.SUCCEEDED
         job = row(database, job_id)
         assert job.metrics == {"loss": 1.5}
-        assert job.student_path == f"runs/{job_id}/1/student"
         assert job.report == {"rouge_l": {"before": 1.0, "after": 2.0}}
-        assert job.student_manifest == scenes.MANIFEST.decode()
         assert job.finished_at is not None and job.lease_expires_at is None and job.fraction == 1.0
         with database.read() as session:
-            model = ModelRepository(session).get(OWNER, str(job.student_model_id))
-            assert (model.kind, model.path, model.parameters) == ("student", job.student_path, 10)
+            student = ArtifactRepository(session).verified(job, ArtifactKind.STUDENT)
+            assert student is not None and student.manifest == scenes.MANIFEST.decode()
+            assert (student.state, student.attempt, student.path) == ("verified", 1, "student")
+            model = ModelRepository(session).get(OWNER, str(student.model_id))
+            assert (model.kind, model.path, model.parameters) == ("student", f"runs/{job_id}/1/student", 10)
             with pytest.raises(NotFound):
                 ModelRepository(session).get("someone-else", model.id)
             events = EventRepository(session).list(job).items
@@ -102,7 +104,7 @@ class TestSuccess:
     def test_needs_the_verified_manifest(self, database: Database, manifest: bytes) -> None:
         job_id, taken = running(database)
         say(database, taken, scenes.student(3, manifest if manifest == b"{}" else scenes.MANIFEST))
-        with pytest.raises(UnverifiedStudent):
+        with pytest.raises(UnverifiedArtifact):
             end(database, taken, scenes.success(manifest))
         assert row(database, job_id).state is S.RUNNING
 
@@ -111,7 +113,7 @@ class TestSuccess:
         say(database, taken, scenes.student(3))
         end(database, taken, Outcome.stopped(exit_code=75))
         again = take(database)
-        with pytest.raises(UnverifiedStudent):
+        with pytest.raises(UnverifiedArtifact):
             end(database, again, scenes.success())
 
     def test_beats_a_cancel_that_came_too_late(self, database: Database) -> None:

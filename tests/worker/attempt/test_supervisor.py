@@ -23,6 +23,7 @@ from store.jobs.endings import RetryPolicy
 from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import AttemptState, JobState, Keep
 from store.workers import WorkerRepository
+from tests.store import scenes
 from tests.worker.conftest import OWNER, SHORT_LEASE, Service, wait_until
 from worker.attempt import run_folder
 from worker.attempt.ending import StopReason
@@ -36,7 +37,7 @@ class TestSuccess:
         job = service.job(job_id)
         assert job.state is JobState.SUCCEEDED
         assert (job.step, job.fraction, job.report) == (4, 1.0, {"before": {"rouge_l": 1.0}, "after": {"rouge_l": 2.0}})
-        assert job.student_model_id is not None
+        assert scenes.student_model(service.database, job_id)
         (attempt,) = service.attempts(job_id)
         assert (attempt.state, attempt.exit_code, attempt.signal) == (AttemptState.SUCCEEDED, 0, None)
         assert attempt.pid is not None and attempt.pid_started is not None
@@ -53,7 +54,7 @@ class TestSuccess:
         job = service.job(job_id)
         assert job.state is JobState.FAILED
         assert job.failure is not None and job.failure["code"] == "student_damaged"
-        assert job.student_model_id is None
+        assert scenes.artifact(service.database, job_id) is None
 
 
 class TestFailure:
