@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from minillm.cli import app
 from tests.client.played import Service
+from tests.tiny_models import write_tiny_model
 
 
 def run(*arguments: str) -> Result:
@@ -178,6 +179,13 @@ class TestStreams:
         log.write_text("loading\n")
         (piece,) = run("logs", played.finished, "--follow").stdout.splitlines()
         assert json.loads(piece)["text"] == "loading\n"
+
+
+def test_chat(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    student = write_tiny_model(tmp_path / "student")
+    answer = said("chat", str(student), "--prompt", "river", "--max-new-tokens", "3")
+    assert answer.keys() == {"prompt", "answer", "tokens"}
+    assert (answer["prompt"], 1 <= answer["tokens"] <= 3) == ("river", True)
 
 
 class TestProblems:

@@ -25,28 +25,24 @@ def up(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     data = tmp_path / "data"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MINILLM_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "minillm", "up", "--data-dir", str(data), "--port", "0"],
+        [sys.executable, "-m", "minillm", "up", "--data-dir", str(data), "--port", "0", "--json"],
         env=kept,
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    try:
-        yield process, data
-    finally:
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            yield process, data
+        finally:
+            process.kill()
 
 
 def ready(process: subprocess.Popen[bytes], data: Path) -> list[psutil.Process]:
-    """Wait for the service; every process under `minillm up`."""
-    end = time.monotonic() + READY_SECONDS
-    while not (data / "service.json").exists():
-        assert process.poll() is None, process.stdout and process.stdout.read().decode()
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    url = json.loads((data / "service.json").read_text())["url"]
+    """Wait until it says where the service answers; every process under `minillm up`."""
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())["url"]
+    assert json.loads((data / "service.json").read_text())["url"] == url
     assert httpx.get(f"{url}/healthz").status_code == 200
     assert httpx.get(f"{url}/v1/jobs").json()["data"] == []
     family = psutil.Process(process.pid).children(recursive=True)
@@ -67,6 +63,8 @@ def test_a_signal_stops_all_of_it(up: tuple[subprocess.Popen[bytes], Path], numb
     assert process.wait(GONE_SECONDS) == 0
     assert all_gone(family)
     assert not (data / "service.json").exists()
+    assert process.stdout is not None
+    assert process.stdout.read() == b"", "what it logs is on standard error"
 
 
 def test_nothing_outlives_it_when_it_is_killed(up: tuple[subprocess.Popen[bytes], Path]) -> None:
