@@ -28,6 +28,7 @@ from minillm_core.models.families import unwrapped
 from minillm_core.prepare import Parts, build_student, prepare
 from minillm_core.rollout.decoder import Decoder, make_decoder
 from minillm_core.spec import STUDENT_DIR, JobSpec, Phase, RunContext
+from minillm_core.spec.event_lines import SAMPLE_CHARACTERS, shortened
 from minillm_core.train.checkpoints import Checkpoints, RunState, disk_fault
 from minillm_core.train.distributed import Ranks
 from minillm_core.train.events import EventLog
@@ -268,6 +269,7 @@ def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedM
             facts=facts,
             dtype=job.export.dtype or job.training.dtype,
             end_ids=parts.sampling.eos_ids,
+            report=report,
         )
     except OSError as error:
         raise disk_fault(error, "the student") from error
@@ -277,7 +279,7 @@ def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedM
         bytes=exported.bytes,
         parameters=facts.parameters,
         teacher_parameters=facts.teacher_parameters,
-        report=report,
+        report={**report, "samples": shortened(report["samples"], SAMPLE_CHARACTERS)},
     )
 
 

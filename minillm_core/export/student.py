@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -16,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from minillm_core.export.card import RunFacts, model_card
 from minillm_core.manifests import commit_folder, folder_bytes, verify_folder
 from minillm_core.models.pruning import without_origin
-from minillm_core.spec import DType, JobSpec
+from minillm_core.spec import REPORT_FILE, DType, JobSpec
 
 _SHARD = "5GB"
 
@@ -37,8 +39,9 @@ def write_student(
     facts: RunFacts,
     dtype: DType,
     end_ids: Sequence[int],
+    report: Mapping[str, Any],
 ) -> ExportedStudent:
-    """Write weights (safetensors, ``dtype``), config, generation config, tokenizer and model card.
+    """Write weights (safetensors, ``dtype``), config, generation config, tokenizer, model card and report.
 
     ``model`` is a plain transformers model (adapters merged) and is not changed. ``end_ids`` are the
     tokens that end a response: generation stops at each. The folder is filled under another name,
@@ -55,7 +58,13 @@ def write_student(
         _write_configs(aside, model, tokenizer, dtype, end_ids)
         tokenizer.save_pretrained(aside)
         (aside / "README.md").write_text(model_card(spec, facts))
-        data = {"dtype": dtype, "parameters": facts.parameters, "job_id": facts.job_id}
+        (aside / REPORT_FILE).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", errors="replace")
+        data = {
+            "dtype": dtype,
+            "parameters": facts.parameters,
+            "teacher_parameters": facts.teacher_parameters,
+            "job_id": facts.job_id,
+        }
         manifest_sha256 = commit_folder(aside, folder, "student", data)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -20,6 +20,8 @@ EVENTS_FILE = "events.jsonl"
 CHECKPOINTS_DIR = "checkpoints"
 STUDENT_DIR = "student"
 MANIFEST_FILE = "manifest.json"
+REPORT_FILE = "report.json"
+"""In the student's folder: the whole report, of which the event and the job have the texts cut."""
 PINNED_FILE = "pinned.json"
 """A JSON list of names of folders under ``CHECKPOINTS_DIR`` that the trainer must not remove. Changes while it runs."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from minillm_core.spec import EVENTS_FILE, Failure, Phase
+from minillm_core.spec.event_lines import event_line
 
 PROGRESS_INTERVAL_SECONDS = 1.0
 
@@ -61,7 +62,7 @@ class EventLog:
             return
         self._seq += 1
         event = {"seq": self._seq, "time": utc_now(), "type": type_, **fields}
-        line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
+        line = event_line(event)
         written = self._file.write(line)
         if written != len(line):
             # The disk is full: a system call takes what still fits. Half a line would swallow the next one.

@@ -14,6 +14,7 @@ from minillm_core.errors import SystemFault, UserError
 from minillm_core.evaluate.measure import Measurement
 from minillm_core.manifests import verify_folder
 from minillm_core.spec import RunContext, parse_event
+from minillm_core.spec.event_lines import LONGEST_LINE_BYTES
 from minillm_core.train.stop import Stopped
 from tests.minillm_core.tiny_runs import last_weights, losses, of_type, run_here, run_program, tiny_spec, write_run
 
@@ -241,6 +242,24 @@ class TestTextsOfEveryScript:
         settings = {"eval_every": 2, "max_steps": 4, "max_new_tokens": 12}
         report = self.learned(tmp_path, _CHINESE, training=settings, **changes)
         assert report["details"]["phases"]["training"]["selection"] == "loss"
+
+
+@pytest.mark.parametrize(("samples", "length", "rows"), [(100, 64_000, 120), (2, 3_000_000, 10)])
+def test_long_references_are_cut_in_the_event_and_whole_in_the_students_folder(tmp_path, samples, length, rows):
+    settings = {"max_rows": samples, "samples": samples}
+    folder = write_run(
+        tmp_path, method={"type": "sft"}, training={"max_steps": 1}, evaluation=settings, dataset={"dev_fraction": 0.9}
+    )
+    text = "a river " * (length // 8)
+    lines = [json.dumps({"prompt": f"question {index}", "response": text}) for index in range(rows)]
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    found = run_here(folder)
+    assert all(len(line) <= LONGEST_LINE_BYTES for line in (folder / "events.jsonl").read_bytes().splitlines())
+    whole = json.loads((folder / "student" / "report.json").read_text())
+    assert {sample["reference"] for sample in whole["samples"]} == {text} and len(whole["samples"]) >= 2
+    told = of_type(found, "student")[0]["report"]
+    assert len(told["samples"]) == len(whole["samples"]) and told["verdict"] == whole["verdict"]
+    verify_folder(folder / "student")
 
 
 class TestResume:

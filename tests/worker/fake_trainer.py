@@ -50,7 +50,8 @@ def write_folder(kind: str, name: str, files: dict[str, bytes]) -> tuple[str, in
     for file, data in files.items():
         (folder / file).write_bytes(data)
     entries = [{"name": n, "bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()]
-    manifest = json.dumps({"kind": kind, "created_at": "2026-01-01T00:00:00Z", "files": entries, "data": {}}).encode()
+    about = {"kind": kind, "created_at": "2026-01-01T00:00:00Z", "files": entries}
+    manifest = json.dumps({**about, "data": {"parameters": 128, "teacher_parameters": 256}}).encode()
     (folder / "manifest.json").write_bytes(manifest)
     return hashlib.sha256(manifest).hexdigest(), sum(map(len, files.values()))
 
@@ -76,11 +77,16 @@ def student() -> None:
     header = {"w": {"dtype": "F32", "shape": [16, 8], "data_offsets": [0, 512]}}
     packed = json.dumps(header).encode()
     weights = len(packed).to_bytes(8, "little") + packed + bytes(512)
-    files = {"config.json": json.dumps(config).encode(), "model.safetensors": weights, "tokenizer.json": b"{}"}
+    report = {"before": {"rouge_l": 1.0}, "after": {"rouge_l": 2.0}}
+    files = {
+        "config.json": json.dumps(config).encode(), "model.safetensors": weights, "tokenizer.json": b"{}",
+        "report.json": json.dumps(report).encode(),
+    }  # fmt: skip
     digest, size = write_folder("student", "student", files)
     if MODE == "corrupt":
         (RUN_DIR / "student" / "model.safetensors").write_bytes(weights[:-1] + b"\x01")
-    report = {"before": {"rouge_l": 1.0}, "after": {"rouge_l": 2.0}}
+    if MODE == "unannounced":
+        return
     emit("student", path="student", manifest_sha256=digest, bytes=size, parameters=128, teacher_parameters=256,
          report=report)  # fmt: skip
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from minillm_core.spec import MANIFEST_FILE, Manifest
+from minillm_core.spec import MANIFEST_FILE, REPORT_FILE, STUDENT_DIR, Manifest, StudentEvent, parse_event
+from minillm_core.spec.event_lines import SAMPLE_CHARACTERS, event_line, shortened
 
 
 class ManifestError(Exception):
@@ -21,6 +23,35 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def committed_student(run_dir: Path, *, seq: int) -> StudentEvent | None:
+    """What the trainer of a run folder would have said of the student in it; None where there is none.
+
+    A student's folder appears whole or not at all, with the report that is told of it.
+    """
+    folder = run_dir / STUDENT_DIR
+    try:
+        raw = (folder / MANIFEST_FILE).read_bytes()
+        manifest = Manifest.read(raw)
+        report = json.loads((folder / REPORT_FILE).read_bytes())
+        if "samples" in report:
+            report["samples"] = shortened(report["samples"], SAMPLE_CHARACTERS)
+        event = {
+            "seq": seq,
+            "time": manifest.created_at,
+            "type": "student",
+            "path": STUDENT_DIR,
+            "manifest_sha256": hashlib.sha256(raw).hexdigest(),
+            "bytes": sum(file.bytes for file in manifest.files),
+            "parameters": manifest.data.get("parameters"),
+            "teacher_parameters": manifest.data.get("teacher_parameters"),
+            "report": report,
+        }
+        found = parse_event(event_line(event))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, StudentEvent) else None
 
 
 def verify(

@@ -41,7 +41,7 @@ from store.server_paths import ServerPaths
 from store.settings import Settings
 from worker.attempt.ending import Ending, StopReason, judge, out_of_memory_kills
 from worker.attempt.lease import LeaseKeeper
-from worker.attempt.manifests import ManifestError, Unreadable, verify
+from worker.attempt.manifests import ManifestError, Unreadable, committed_student, verify
 from worker.attempt.run_folder import PreparedRun, Unresolvable, prepare, remove_leftovers, write_pins
 from worker.attempt.tail import EventTail, attempt_log
 from worker.attempt.watchdog import Watchdog
@@ -114,6 +114,7 @@ class Supervisor:
         self._pinned: frozenset[str] = frozenset()
         self._said: Failure | None = None
         self._student: StudentEvent | None = None
+        self._seq = 0
         self.survivors: list[ProcessIdentity] = []
         """Processes that SIGKILL did not end: the slot is dirty while they live."""
         self.missing: Path | None = None
@@ -178,6 +179,8 @@ class Supervisor:
             remove_leftovers(self._run_dir)
         overdue = self._lease.overdue
         self._drain_events()
+        if self._student is None and self._said is None:
+            self._find_student()
         student, damage = self._verified_student()
         return judge(
             Ending(
@@ -312,6 +315,7 @@ class Supervisor:
         events = self._tail.read()
         for event in events:
             self._watchdog.observe(event)
+            self._seq = event.seq
             if isinstance(event, FailureEvent):
                 self._said = event.failure
             elif isinstance(event, StudentEvent):
@@ -393,6 +397,14 @@ class Supervisor:
                     if time.monotonic() > give_up:
                         raise StaleAttempt(self._claim.job_id, self._claim.attempt, self._claim.fence) from error
                 time.sleep(RETRY_SECONDS)
+
+    def _find_student(self) -> None:
+        """Announce the student that a trainer committed and could not announce: no line costs a student."""
+        self._student = committed_student(self._run_dir, seq=self._seq + 1)
+        if self._student is not None:
+            logger.warning("%s: the student was committed and not announced", self._claim.job_id)
+            self._pending.append(self._student)
+            self._persist(self._record)
 
     def _verified_student(self) -> tuple[Student | None, str | None]:
         """The exported student if every file is as its manifest says, and otherwise why not."""

@@ -29,6 +29,7 @@ SPEC = JobSpec.model_validate(
         "method": {"type": "minillm"},
     }
 )
+REPORT = {"verdict": "It is that of step 3."}
 FACTS = RunFacts(
     parameters=1234567,
     teacher_parameters=7654321,
@@ -44,7 +45,7 @@ FACTS = RunFacts(
 def export(folder: Path, model: PreTrainedModel, source: Path, **changed: object) -> ExportedStudent:
     tokenizer = load_tokenizer(source)
     settings: dict[str, object] = {"dtype": "float32", "end_ids": [tokenizer.eos_token_id], **changed}
-    return write_student(folder, model, tokenizer, spec=SPEC, facts=FACTS, **settings)
+    return write_student(folder, model, tokenizer, spec=SPEC, facts=FACTS, report=REPORT, **settings)
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -88,7 +89,14 @@ def test_folder_is_committed(tmp_path: Path) -> None:
     exported = export(tmp_path / "student", model, source)
     manifest = verify_folder(exported.path)
     names = {entry.name for entry in manifest.files}
-    assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert {
+        "README.md",
+        "report.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    } <= names
     assert manifest.kind == "student" and manifest.data["parameters"] == 1234567
     assert exported.bytes == sum(entry.bytes for entry in manifest.files)
     assert {path.name for path in tmp_path.iterdir()} == {"teacher", "student"}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from minillm_core.spec import Phase, parse_event
+from minillm_core.spec import Failure, FailureCategory, Phase, parse_event
+from minillm_core.spec.event_lines import LONGEST_LINE_BYTES
 from minillm_core.train.events import EventLog
 
 
@@ -87,3 +88,43 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     log.phase(Phase.EXPORTING)
     assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+class TestLongEvents:
+    """No line is longer than its limit, whatever is in it, and every line is an event."""
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            {"samples": [{"prompt": "語" * 70_000, "reference": "x"}] * 100},
+            {"samples": [{"reference": "\x00" * 3_000_000}]},
+            {"details": {"after": {"curve": [0.123456789] * 1_000_000}}},
+            {"details": {f"name {index}": "x" * 100 for index in range(100_000)}},
+        ],
+    )
+    def test_of_a_student(self, tmp_path, report):
+        log = EventLog(tmp_path)
+        digest = "ab" * 32
+        fields = {"path": "student", "manifest_sha256": digest, "bytes": 1, "parameters": 2, "teacher_parameters": 3}
+        log.student(**fields, report={"verdict": "It is that of step 3.", **report})
+        log.close()
+        (line,) = (tmp_path / "events.jsonl").read_bytes().splitlines(keepends=True)
+        assert len(line) <= LONGEST_LINE_BYTES
+        event = parse_event(line)
+        assert (event.type, event.manifest_sha256) == ("student", digest)
+        assert next(iter(event.report.items())) == ("verdict", "It is that of step 3.")
+
+    def test_of_a_failure_and_a_message(self, tmp_path):
+        log = EventLog(tmp_path)
+        log.message("error", "code", "x" * 3_000_000, rows=["y" * 1000] * 3000, half="\ud800")
+        failure = Failure(code="dataset_invalid", category=FailureCategory.USER, message="z" * 5_000_000)
+        log.failure(failure)
+        log.close()
+        for line in (tmp_path / "events.jsonl").read_bytes().splitlines():
+            assert len(line) < LONGEST_LINE_BYTES and parse_event(line)
+
+    def test_what_fits_is_as_it_was(self, tmp_path):
+        log = EventLog(tmp_path)
+        log.message("info", "code", "x" * 100_000)
+        log.close()
+        assert parse_event((tmp_path / "events.jsonl").read_bytes()).message == "x" * 100_000

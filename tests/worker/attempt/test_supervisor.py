@@ -48,6 +48,14 @@ class TestSuccess:
         assert seqs == list(range(1, len(seqs) + 1))
         assert service.processes(job_id) == 0
 
+    def test_a_student_that_was_committed_is_not_lost_with_its_line(self, service: Service) -> None:
+        job_id = service.submit(mode="unannounced")
+        service.run()
+        job = service.job(job_id)
+        assert (job.state, job.student_parameters, job.teacher_parameters) == (JobState.SUCCEEDED, 128, 256)
+        assert job.report == {"before": {"rouge_l": 1.0}, "after": {"rouge_l": 2.0}}
+        assert job.student_model_id is not None
+
     def test_a_damaged_student_is_not_offered(self, service: Service) -> None:
         job_id = service.submit(mode="corrupt", scheduling={"max_attempts": 1})
         service.run()
