@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from store.db.clock import database_now
 from store.db.errors import Conflict, NotFound
 from store.db.paging import Order, Page, page
 from store.db.printable import printable
-from store.db.tables import File, Job
-from store.jobs.vocabulary import TERMINAL
+from store.db.tables import File
+from store.jobs import references
 
 
 class FileRepository:
@@ -89,8 +89,7 @@ class FileRepository:
         row = self.session.get(File, file.id, with_for_update=True, populate_existing=True)
         if row is None or row.deleting:
             raise NotFound("file", file.id)
-        user = select(Job.id).where(Job.spec.contains(file.id, autoescape=True), Job.state.not_in(TERMINAL)).limit(1)
-        job = self.session.scalar(user)
+        job = references.unfinished_user(self.session, file.id)
         if job is not None:
             raise Conflict("in_use", f"the unfinished job {job} uses this file")
         row.deleting = True
@@ -98,10 +97,11 @@ class FileRepository:
 
     def expire(self, now: dt.datetime, limit: int = 100) -> None:
         """Mark the files whose ``expires_at`` has passed; one that an unfinished job names goes once that has ended."""
-        due = select(File).where(File.expires_at <= now, File.deleting.is_(False), ~self._used()).limit(limit)
+        free_now = ~references.is_used(File.id)
+        due = select(File).where(File.expires_at <= now, File.deleting.is_(False), free_now).limit(limit)
         held = list(self.session.scalars(due.with_for_update(skip_locked=True)))
         # Asked again under the locks: a job may have been made since.
-        free = select(File.id).where(File.id.in_([file.id for file in held]), ~self._used())
+        free = select(File.id).where(File.id.in_([file.id for file in held]), free_now)
         for id in list(self.session.scalars(free)):
             self.session.get_one(File, id).deleting = True
         self.session.flush()
@@ -109,7 +109,3 @@ class FileRepository:
     def purge(self, file_id: str) -> None:
         """Remove the row of one marked for deletion, once its blob is gone. Again is no error."""
         self.session.execute(delete(File).where(File.id == file_id, File.deleting.is_(True)))
-
-    @staticmethod
-    def _used() -> ColumnElement[bool]:
-        return select(Job.id).where(Job.spec.contains(File.id), Job.state.not_in(TERMINAL)).exists()

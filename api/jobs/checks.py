@@ -16,6 +16,7 @@ from api.http.problems import FieldError, invalid
 from api.services import Services
 from minillm_core.spec import JobSpec, ResourceSpec
 from minillm_core.spec.model_folder import FolderProblem, Inspection, ModelDescription
+from minillm_core.spec.references import Reference, references
 from minillm_core.spec.rows import BadRows, check_file
 from store.bytes.model_folders import FOLDER_NAME
 from store.db.errors import NotFound
@@ -34,13 +35,26 @@ _TOLD_WORKERS = 5
 class Checked:
     """What the references of a spec lead to; None for a model of the hub that is not on this machine."""
 
-    teacher: ModelDescription | None = None
-    student: ModelDescription | None = None
-    dataset_rows: int = 0
+    models: dict[str, ModelDescription | None] = field(default_factory=dict)
+    """By the pointer to the field that names it."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Of each file, likewise."""
     faults: list[FieldError] = field(default_factory=list)
     line: int | None = None
     warnings: list[FieldError] = field(default_factory=list)
     """What does not keep the job from being made, and may keep it from running."""
+
+    @property
+    def teacher(self) -> ModelDescription | None:
+        return self.models.get("/teacher/model")
+
+    @property
+    def student(self) -> ModelDescription | None:
+        return self.models.get("/student/model")
+
+    @property
+    def dataset_rows(self) -> int:
+        return self.rows.get("/dataset/file", 0)
 
     def fault(self, code: str, param: str, detail: str) -> None:
         self.faults.append(FieldError(code, param, detail))
@@ -100,13 +114,13 @@ class _Models:
 
     def check(self, spec: JobSpec) -> None:
         found = self.found
-        found.teacher = self._causal_lm(spec.teacher.model, spec.teacher.revision, "/teacher/model")
-        if spec.teacher.adapter is not None:
-            self._adapter(spec.teacher.adapter)
-        if spec.student.model is not None:
-            found.student = self._causal_lm(spec.student.model, spec.student.revision, "/student/model")
-            if found.teacher is not None and found.student is not None:
-                self._pair(found.teacher, found.student)
+        for named in references(spec):
+            if named.kind == "adapter":
+                self._adapter(named)
+            elif named.kind == "model":
+                found.models[named.pointer] = self._causal_lm(named.name, named.revision, named.pointer)
+        if found.teacher is not None and found.student is not None:
+            self._pair(found.teacher, found.student)
         elif spec.student.prune_teacher is not None and found.teacher is not None:
             self._pruning(found.teacher, spec.student.prune_teacher.layers)
         self._context(spec)
@@ -163,8 +177,8 @@ class _Models:
             self.found.fault("model_not_found", param, f"There is no model {reference}; GET /v1/models lists them.")
             return None
 
-    def _adapter(self, reference: str) -> None:
-        param = "/teacher/adapter"
+    def _adapter(self, named: Reference) -> None:
+        reference, param = named.name, named.pointer
         if reference.startswith("hub:"):
             self._on_the_hub(reference, None, param, "adapter")
             return
@@ -236,19 +250,19 @@ class _Files:
         self.repository = FileRepository(session)
 
     def check(self, spec: JobSpec) -> None:
-        rows = self._file(spec.dataset.file, "dataset", "/dataset/file")
-        if rows is not None:
-            self.found.dataset_rows = rows
-            if rows < _FEWEST_ROWS:
+        for named in references(spec):
+            if named.kind != "file":
+                continue
+            rows = self._file(named.name, named.purpose, named.pointer)
+            if rows is None:
+                continue
+            self.found.rows[named.pointer] = rows
+            if named.purpose == "dataset" and rows < _FEWEST_ROWS:
                 self.found.fault(
                     "dataset_invalid",
-                    "/dataset/file",
+                    named.pointer,
                     "The dataset has one row; at least two are needed, one to train on and one to choose the student.",
                 )
-        if spec.pretrain_corpus is not None:
-            self._file(spec.pretrain_corpus.file, "corpus", "/pretrain_corpus/file")
-        if spec.evaluation.calibration_file is not None:
-            self._file(spec.evaluation.calibration_file, "calibration", "/evaluation/calibration_file")
 
     def _file(self, reference: str, purpose: str, param: str) -> int | None:
         """Rows of the file, or None where it cannot be used, which is noted as a fault."""

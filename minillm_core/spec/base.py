@@ -74,6 +74,17 @@ Rows = Annotated[int, Whole(1, 1 << 20)]
 """Rows of one step, one round or one set: more than fit a machine at once."""
 Temperature = Annotated[float, Real(ge=0.01, le=10)]
 """Logits divided by less overflow half precision."""
+ReferenceKind = Literal["model", "adapter", "file"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Marks a field that names something outside of the spec: see :mod:`minillm_core.spec.references`."""
+
+    kind: ReferenceKind
+    purpose: str
+
+
 ModelReference = Annotated[str, Field(max_length=500), AfterValidator(_check_model_reference)]
 FileReference = Annotated[str, Field(max_length=4096), AfterValidator(_check_file_reference)]
 Revision = Annotated[str, Field(max_length=200)]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from minillm_core.spec.base import DType, FileReference, Rows, Strict, Temperature, Whole
+from minillm_core.spec.base import DType, FileReference, Names, Rows, Strict, Temperature, Whole
 
 MetricName = Literal["rouge_l", "exposure_bias", "calibration", "diversity", "divergence", "lm_loss"]
 
@@ -24,7 +24,7 @@ class EvaluationSpec(Strict):
     """What a word is to ROUGE-L: `unicode` for texts of every script, `paper` for runs of `a-z` and `0-9` alone."""
     samples: Annotated[int, Whole(0, 100)] = 4
     """Prompts whose answers before and after are kept in the report."""
-    calibration_file: FileReference | None = None
+    calibration_file: Annotated[FileReference | None, Names("file", "calibration")] = None
     """Rows `{"instruction", "answer"}`; the dataset's dev rows with short answers when left out."""
 
     @field_validator("metrics")

@@ -7,19 +7,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from minillm_core.spec.base import DType, FileReference, ModelReference, Real, Revision, Rows, Strict, Whole
+from minillm_core.spec.base import DType, FileReference, ModelReference, Names, Real, Revision, Rows, Strict, Whole
 
 _MOST_LAYERS = 1000
 
 
 class TeacherSpec(Strict):
-    model: ModelReference
+    model: Annotated[ModelReference, Names("model", "teacher")]
     """`hub:<id>`, `path:<folder under the models root>` or `model_...`."""
     revision: Revision | None = None
     """Branch, tag or commit of a hub model."""
     dtype: DType | None = None
     """Number format the frozen teacher is held in; the training dtype when left out."""
-    adapter: ModelReference | None = None
+    adapter: Annotated[ModelReference | None, Names("adapter", "teacher")] = None
     """A LoRA adapter merged into the teacher before use."""
 
 
@@ -57,7 +57,7 @@ class LoraSpec(Strict):
 class StudentSpec(Strict):
     """Exactly one of ``model`` and ``prune_teacher``."""
 
-    model: ModelReference | None = None
+    model: Annotated[ModelReference | None, Names("model", "student")] = None
     revision: Revision | None = None
     prune_teacher: PruneTeacher | None = None
     lora: LoraSpec | None = None
@@ -74,7 +74,7 @@ class StudentSpec(Strict):
 class DatasetSpec(Strict):
     """JSONL, one object a line, in one of the accepted shapes (see docs/datasets.md)."""
 
-    file: FileReference
+    file: Annotated[FileReference, Names("file", "dataset")]
     template: Literal["chat", "alpaca", "plain"] = "chat"
     """`chat` renders the tokenizer's own chat template; `alpaca` a fixed instruction layout; `plain` the bare text."""
     dev_fraction: Annotated[float, Real(gt=0, lt=1)] = 0.05
@@ -85,4 +85,4 @@ class DatasetSpec(Strict):
 class CorpusSpec(Strict):
     """Plain text for the pre-training loss: JSONL rows with `text`, or a text file."""
 
-    file: FileReference
+    file: Annotated[FileReference, Names("file", "corpus")]

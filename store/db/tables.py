@@ -162,6 +162,18 @@ class Job(Base):
     )
 
 
+class JobReference(Base):
+    """A model, adapter or file that a job names (:mod:`minillm_core.spec.references`)."""
+
+    __tablename__ = "job_references"
+
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    reference: Mapped[str] = mapped_column(Key(500), primary_key=True)
+
+    __table_args__ = (Index("ix_job_references_reference_job_id", "reference", "job_id"),)
+
+
 class Attempt(Base):
     """One run of a job by one worker."""
 

@@ -6,16 +6,16 @@ of a job looks again, under locks that those who delete take too: whoever comes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from minillm_core.spec import JobSpec
+from minillm_core.spec.references import references
 from store.db.errors import Conflict, NotFound
 from store.db.ids import Prefix, is_id
-from store.db.tables import Checkpoint, File, Job, Model
+from store.db.tables import Checkpoint, File, Job, JobReference, Model
 from store.jobs.transitions import lock
+from store.jobs.vocabulary import ALIVE
 
 
 def hold(session: Session, spec: JobSpec, forked_from: Checkpoint | None) -> None:
@@ -23,7 +23,7 @@ def hold(session: Session, spec: JobSpec, forked_from: Checkpoint | None) -> Non
 
     Raises Conflict where some of it is gone, or going (`checkpoint_gone`, `file_gone`, `model_gone`).
     """
-    models = session.scalars(select(Model).where(Model.id.in_(_models(spec)))).all()
+    models = session.scalars(select(Model).where(Model.id.in_(_ids(spec, "model")))).all()
     jobs = {model.job_id for model in models if model.job_id is not None}
     if forked_from is not None:
         jobs.add(forked_from.job_id)
@@ -34,14 +34,14 @@ def hold(session: Session, spec: JobSpec, forked_from: Checkpoint | None) -> Non
         if forked_from.job_id in going or origin is None or origin.deleting:
             raise Conflict("checkpoint_gone", f"the checkpoint {forked_from.id} that it begins from was deleted")
     _check_models(session, spec)
-    names = _files(spec)
+    names = _ids(spec, "file")
     held = select(File.id).where(File.id.in_(names), File.deleting.is_(False)).order_by(File.id)
     if gone := names - set(session.scalars(held.with_for_update(read=True))):
         raise Conflict("file_gone", f"the file {min(gone)} was deleted")
 
 
 def _check_models(session: Session, spec: JobSpec) -> None:
-    names = _models(spec)
+    names = _ids(spec, "model")
     made = select(Model.id).outerjoin(Job, Job.id == Model.job_id).where(Model.id.in_(names), Job.deleting.is_not(True))
     if gone := names - set(session.scalars(made)):
         raise Conflict("model_gone", f"the model {min(gone)} was deleted")
@@ -55,16 +55,28 @@ def _is_going(session: Session, job_id: str) -> bool:
         return True
 
 
-def _files(spec: JobSpec) -> set[str]:
-    corpus = spec.pretrain_corpus
-    named = (spec.dataset.file, corpus.file if corpus is not None else None, spec.evaluation.calibration_file)
-    return _ids(named, "file")
+def note(session: Session, job_id: str, spec: JobSpec) -> None:
+    """Keep what a new job names, to be asked by :func:`unfinished_user`."""
+    named = {(found.kind, found.name) for found in references(spec)}
+    # A file by its path is how the trainer is run by hand: nothing here can be deleted under it.
+    kept = sorted((kind, name) for kind, name in named if kind != "file" or is_id(name, "file"))
+    session.add_all(JobReference(job_id=job_id, kind=kind, reference=name) for kind, name in kept)
 
 
-def _models(spec: JobSpec) -> set[str]:
-    return _ids((spec.teacher.model, spec.teacher.adapter, spec.student.model), "model")
+def unfinished_user(session: Session, reference: str) -> str | None:
+    """The id of a job that names this and is not terminal, if there is one."""
+    return session.scalar(_unfinished().where(JobReference.reference == reference).limit(1))
 
 
-def _ids(names: Iterable[str | None], prefix: Prefix) -> set[str]:
-    """What may be an id of ours; a path, or a model of the hub, is nobody's to delete here."""
-    return {name for name in names if name is not None and is_id(name, prefix)}
+def is_used(reference: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """The same as a condition on the rows whose column ``reference`` is the reference."""
+    return _unfinished().where(JobReference.reference == reference).exists()
+
+
+def _unfinished() -> Select[str]:
+    return select(JobReference.job_id).join(Job, Job.id == JobReference.job_id).where(Job.state.in_(ALIVE))
+
+
+def _ids(spec: JobSpec, prefix: Prefix) -> set[str]:
+    """What may be ids of ours; a path, or a model of the hub, is nobody's to delete here."""
+    return {found.name for found in references(spec) if is_id(found.name, prefix)}

@@ -135,6 +135,7 @@ class JobRepository:
         )
         self.session.add(job)
         self.session.flush()
+        references.note(self.session, job.id, spec)
         apply(self.session, job, Cause.CREATE, message="Accepted")
         return job
 
@@ -358,8 +359,7 @@ class JobRepository:
             if retention.needed_by_fork(self.session, checkpoint):
                 raise Conflict("in_use", f"an unfinished job begins from its checkpoint {checkpoint}")
         for model in self.session.scalars(_models_of(job)):
-            user = select(Job.id).where(Job.spec.contains(model, autoescape=True), Job.state.not_in(TERMINAL)).limit(1)
-            name = self.session.scalar(user)
+            name = references.unfinished_user(self.session, str(model))
             if name is not None:
                 raise Conflict("in_use", f"the unfinished job {name} uses its student {model}")
         if not job.deleting:

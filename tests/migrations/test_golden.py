@@ -16,6 +16,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, MetaData, Text, func, select
 
+from minillm_core.spec.references import references
+from minillm_core.spec.versions import read_spec
 from store.db import schema
 from store.db.database import Database
 from store.db.tables import MetricPoint
@@ -96,6 +98,14 @@ def test_students_become_artifacts(released: Database) -> None:
         moved = ("manifest", "manifest_sha256", "bytes", "parameters", "model_id")
         assert [row[name] for name in moved] == [job[f"student_{name}"] for name in moved]
     assert {row["state"] for row in after.values()} == {"announced", "verified"}
+
+
+def test_what_jobs_name_becomes_rows(released: Database) -> None:
+    schema.upgrade(released.engine)
+    tables = _contents(released.engine)
+    told = {(row["job_id"], row["kind"], row["reference"]) for row in tables["job_references"]}
+    specs = {row["id"]: read_spec(row["spec"]) for row in tables["jobs"]}
+    assert told == {(id, found.kind, found.name) for id, spec in specs.items() for found in references(spec)}
 
 
 def test_released_revisions_are_frozen() -> None:

@@ -20,6 +20,7 @@ from minillm_core.spec import (
     JobSpec,
     RunContext,
 )
+from minillm_core.spec.references import references
 from minillm_core.spec.versions import dump_spec, read_spec
 from store.bytes.blobs import LocalBlobs
 from store.jobs.leases import Claim, ResumePoint
@@ -160,14 +161,10 @@ def _elsewhere(code: str, message: str, param: str | None = None) -> Failure:
 
 
 def _models(spec: JobSpec, settings: Settings, model_folder: Callable[[str], Path | None]) -> dict[str, str]:
-    named = {
-        "/teacher/model": spec.teacher.model,
-        "/teacher/adapter": spec.teacher.adapter,
-        "/student/model": spec.student.model,
-    }
     folders: dict[str, str] = {}
-    for param, reference in named.items():
-        if reference is None or reference.startswith("hub:"):
+    for named in references(spec):
+        param, reference = named.pointer, named.name
+        if named.kind == "file" or reference.startswith("hub:"):
             continue
         folder = None
         if reference.startswith("path:"):
@@ -193,15 +190,10 @@ def _models(spec: JobSpec, settings: Settings, model_folder: Callable[[str], Pat
 
 def _files(spec: JobSpec, settings: Settings) -> dict[str, str]:
     blobs = LocalBlobs(settings.files_dir)
-    corpus = spec.pretrain_corpus
-    named = {
-        "/dataset/file": spec.dataset.file,
-        "/pretrain_corpus/file": corpus.file if corpus is not None else None,
-        "/evaluation/calibration_file": spec.evaluation.calibration_file,
-    }
     paths: dict[str, str] = {}
-    for param, reference in named.items():
-        if reference is None:
+    for named in references(spec):
+        param, reference = named.pointer, named.name
+        if named.kind != "file":
             continue
         try:
             # Finds ids alone: a path is how the trainer is run by hand.

@@ -66,7 +66,7 @@ def test_by_an_index(sqlite: Database, what: str) -> None:
         event.remove(sqlite.engine, "before_cursor_execute", listen)
         connection = session.connection()
         for text, values in said:
-            if not text.startswith(("SELECT", "UPDATE", "DELETE", "WITH")) or "jobs.spec LIKE" in text:
+            if not text.startswith(("SELECT", "UPDATE", "DELETE", "WITH")):
                 continue
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)]
             for step in plan:
