@@ -52,9 +52,10 @@ class TestSuccess:
         job_id = service.submit(mode="unannounced")
         service.run()
         job = service.job(job_id)
-        assert (job.state, job.student_parameters, job.teacher_parameters) == (JobState.SUCCEEDED, 128, 256)
+        assert (job.state, job.teacher_parameters) == (JobState.SUCCEEDED, 256)
         assert job.report == {"before": {"rouge_l": 1.0}, "after": {"rouge_l": 2.0}}
-        assert job.student_model_id is not None
+        student = scenes.artifact(service.database, job_id)
+        assert student is not None and student.parameters == 128 and student.model_id is not None
 
     def test_a_damaged_student_is_not_offered(self, service: Service) -> None:
         job_id = service.submit(mode="corrupt", scheduling={"max_attempts": 1})
