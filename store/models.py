@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -81,6 +81,16 @@ class ModelRepository:
         for row in rows.values():
             self.session.delete(row)
         self.session.flush()
+
+    def of_older_fingerprints(self, version: str, without: Collection[str], limit: int = 20) -> list[Model]:
+        """Students whose tokenizer's fingerprint does not begin with ``version``, but those of ids in ``without``."""
+        statement = select(Model).where(Model.kind == "student", ~Model.tokenizer_fingerprint.startswith(version))
+        found = self.session.scalars(statement.order_by(Model.created_at.desc(), Model.id).limit(limit + len(without)))
+        return [row for row in found if row.id not in without][:limit]
+
+    def set_fingerprint(self, model_id: str, fingerprint: str) -> None:
+        """Say anew what a model's tokenizer does."""
+        self.session.execute(update(Model).where(Model.id == model_id).values(tokenizer_fingerprint=fingerprint))
 
     def _add(self, folder: FoundFolder, values: dict[str, Any]) -> None:
         row = Model(

@@ -18,6 +18,7 @@ from minillm_core.spec import JobSpec, ResourceSpec
 from minillm_core.spec.model_folder import FolderProblem, Inspection, ModelDescription
 from minillm_core.spec.references import Reference, references
 from minillm_core.spec.rows import BadRows, check_file
+from minillm_core.spec.tokenizer_files import same_tokenizer
 from store.bytes.model_folders import FOLDER_NAME
 from store.db.errors import NotFound
 from store.db.tables import File, Model, Worker
@@ -201,9 +202,7 @@ class _Models:
                 param,
                 f"The student has {student.parameters:,} parameters, more than the teacher's {teacher.parameters:,}.",
             )
-        if None not in (teacher.tokenizer_fingerprint, student.tokenizer_fingerprint) and (
-            teacher.tokenizer_fingerprint != student.tokenizer_fingerprint
-        ):
+        if same_tokenizer(teacher.tokenizer_fingerprint, student.tokenizer_fingerprint) is False:
             self.found.fault(
                 "tokenizer_mismatch",
                 param,

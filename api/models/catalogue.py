@@ -10,6 +10,7 @@ from typing import Literal
 
 from minillm_core.spec.hub_cache import cache_folder, cached_snapshot
 from minillm_core.spec.model_folder import INCOMPLETE, Inspection
+from minillm_core.spec.tokenizer_files import FINGERPRINT_VERSION
 from store.bytes.model_folders import FoundFolder, ModelFolders
 from store.db.database import Database
 from store.db.tables import Model
@@ -29,6 +30,7 @@ class ModelCatalogue:
         self._written: tuple[FoundFolder, ...] | None = None
         self._looked_at = float("-inf")
         self._lock = threading.Lock()
+        self._read_again: set[str] = set()
 
     def refresh(self) -> None:
         """Bring the store up to date where a folder has come, gone or changed."""
@@ -46,7 +48,18 @@ class ModelCatalogue:
                 with self._database.write() as session:
                     ModelRepository(session).update_folders(found)
                 self._written = found
+            self._read_students_again()
             self._looked_at = begun_at
+
+    def _read_students_again(self) -> None:
+        """What an older release said of a student's tokenizer is said anew, a few students at a look."""
+        with self._database.read() as session:
+            rows = ModelRepository(session).of_older_fingerprints(FINGERPRINT_VERSION, self._read_again)
+        for row in rows:
+            self._read_again.add(row.id)
+            if (found := self.inspect_row(row).description.tokenizer_fingerprint) is not None:
+                with self._database.write() as session:
+                    ModelRepository(session).set_fingerprint(row.id, found)
 
     def inspect_row(self, model: Model) -> Inspection:
         """What lies in the folder of a model; nothing is said of one that is not on this machine."""

@@ -7,8 +7,8 @@ code is refused by name, not ignored. What can be seen without torch is looked a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,12 +30,16 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from minillm_core.errors import UserError
 from minillm_core.spec import RunContext
+from minillm_core.spec.folder_files import FolderFiles
 from minillm_core.spec.model_folder import UNREADABLE, Inspection, inspect_adapter, inspect_model
+from minillm_core.spec.tokenizer_behaviour import fingerprint, from_file
+from minillm_core.spec.tokenizer_files import TOKENIZER, special_tokens
 
 HUB_TIMEOUT_SECONDS = 10.0
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model"]
@@ -52,10 +57,7 @@ _OLDER_FIELDS = frozenset(
         "_sliding_window_pattern",
     }
 )
-_PROBES = (
-    "The quick brown fox, 12345 times; isn't it?\n\n\tdef f(x): return x ** 2",
-    "Straße, naïve café, Ελλάδα, 東京, 🙂  two  spaces",
-)
+_ROLES = ("bos_token", "eos_token")
 
 
 def resolve(
@@ -173,12 +175,49 @@ def read_config(path: Path, *, param: str = "/teacher/model") -> PreTrainedConfi
 
 
 def load_tokenizer(path: Path, *, param: str = "/teacher/model") -> PreTrainedTokenizerBase:
-    """The folder's tokenizer. Raises UserError ``model_unreadable`` when there is none that can be read."""
+    """The folder's tokenizer: tokenizer.json as it is, where there is one, with the roles and templates beside it.
+
+    A class that transformers has for a family builds the tokenizer anew from the vocabulary alone, with what most
+    models of the family do to a text, and this one may do otherwise. Raises UserError ``model_unreadable`` when there
+    is none that can be read.
+    """
     try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        if not (path / TOKENIZER).is_file():
+            return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        return _as_in_file(path)
     except Exception as error:
         # Three libraries read it, each with errors of its own.
         raise UserError(UNREADABLE, f"{path.name} has no readable tokenizer: {error}", param=param) from error
+
+
+def _as_in_file(path: Path) -> PreTrainedTokenizerBase:
+    content = (path / TOKENIZER).read_text(encoding="utf-8")
+    beside = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    backend = from_file(content, special_tokens(FolderFiles(path)))
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    roles = {name: token for name, token in beside.special_tokens_map.items() if isinstance(token, str)}
+    roles = {name: token for name, token in roles.items() if token in vocabulary}
+    for name in _ROLES:
+        if name not in roles and (token := _named_in_config(path, name, backend)) is not None:
+            roles[name] = token
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        chat_template=beside.chat_template,
+        model_max_length=beside.model_max_length,
+        clean_up_tokenization_spaces=beside.clean_up_tokenization_spaces,
+        padding_side=beside.padding_side,
+        truncation_side=beside.truncation_side,
+        **roles,
+    )
+
+
+def _named_in_config(path: Path, role: str, backend: Tokenizer) -> str | None:
+    """The token that config.json has for a role: of some families the tokenizer's files do not say it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        number = json.loads((path / "config.json").read_text(encoding="utf-8")).get(f"{role}_id")
+        number = number[0] if isinstance(number, list) and number else number
+        return backend.id_to_token(number) if type(number) is int and 0 <= number < 2**31 else None
+    return None
 
 
 def load_causal_lm(
@@ -226,19 +265,9 @@ def _shares_its_embedding(model: PreTrainedModel) -> bool:
     return head.weight is embedding.weight
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 (hex) over the vocabulary and how two probe texts are cut: equal for tokenizers that do the same.
-
-    Special roles (which token is eos) and the chat template do not count: base and instruct models share.
-    """
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    probes = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in _PROBES]
-    return hashlib.sha256(json.dumps([vocabulary, probes]).encode()).hexdigest()
-
-
 def check_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
     """Raise UserError ``tokenizer_mismatch`` unless both give every text the same ids."""
-    if tokenizer_fingerprint(teacher) == tokenizer_fingerprint(student):
+    if fingerprint(teacher.backend_tokenizer) == fingerprint(student.backend_tokenizer):
         return
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     differing = sum(1 for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))

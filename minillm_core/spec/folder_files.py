@@ -90,13 +90,18 @@ class FolderFiles:
 
     def json_object(self, name: str, limit: int) -> dict[str, Any]:
         """The JSON object that the file is. Raises as :meth:`read`."""
-        try:
-            content = json.loads(self.read(name, limit).decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise Unreadable(f"{name} is not JSON in UTF-8") from error
-        if not isinstance(content, dict):
-            raise Unreadable(f"{name} is not a JSON object")
-        return content
+        return json_object(self.read(name, limit), name)
+
+
+def json_object(raw: bytes, name: str) -> dict[str, Any]:
+    """The JSON object that the bytes of a file are. Raises Unreadable."""
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{name} is not JSON in UTF-8") from error
+    if not isinstance(content, dict):
+        raise Unreadable(f"{name} is not a JSON object")
+    return content
 
 
 def read_exactly(file: BinaryIO, count: int, name: str) -> bytes:

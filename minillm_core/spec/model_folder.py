@@ -110,7 +110,7 @@ class ModelDescription:
     """Rows of the head as the config says, padding included."""
     context_length: int | None = None
     tokenizer_fingerprint: str | None = None
-    """sha256 over the vocabulary and merges: equal for tokenizers that give equal ids."""
+    """Equal for tokenizers that give every text the same ids; None where only the trainer can tell."""
     dtype: str | None = None
     bytes: int = 0
     """Size of all files together."""

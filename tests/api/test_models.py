@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.models.catalogue import ModelCatalogue
 from api.services import Services
 from minillm_core.spec.model_folder import FAMILIES
+from store.db.tables import Model
 from store.models import ModelRepository
 from store.settings import Settings
 from tests.api.conftest import Row, check_problem
 from tests.api.model_folders import write_model
+from tests.api.runs import Run
 
 
 def test_list(client: TestClient) -> None:
@@ -114,6 +117,27 @@ def test_a_model_where_an_adapter_belongs_and_the_other_way_round(client: TestCl
     check_problem(client.post("/v1/jobs", json=model), 422, "adapter_invalid", "/teacher/adapter")
     adapter = {**spec, "teacher": {"model": "path:adapter"}}
     check_problem(client.post("/v1/jobs", json=adapter), 422, "not_a_causal_lm", "/teacher/model")
+
+
+def test_a_student_has_its_teachers_tokenizer(client: TestClient, services: Services, job: Row, spec: Row) -> None:
+    """Also one whose row an older release wrote, and whose tokenizer.json is written in another way."""
+    teacher = services.settings.models_dir / "teacher"
+    files = {path.name: path.read_bytes() for path in teacher.iterdir()}
+    written = json.loads(files["tokenizer.json"]) | {"truncation": None, "added_tokens": []}
+    written["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}]}
+    run = Run(services, job["id"])
+    run.train(1)
+    run.succeed({**files, "tokenizer.json": json.dumps(written).encode()})
+    name = client.get(f"/v1/jobs/{job['id']}").json()["student_model"]
+    with services.database.write() as session:
+        row = session.scalars(select(Model).where(Model.reference == name)).one()
+        ModelRepository(session).set_fingerprint(row.id, "f" * 64)
+    found = client.get(f"/v1/models/{name}").json()
+    assert found["tokenizer_fingerprint"] == client.get("/v1/models/path:teacher").json()["tokenizer_fingerprint"]
+    again = client.post("/v1/jobs", json={**spec, "student": {"model": name}})
+    assert again.status_code == 201, again.json()
+    foreign = client.post("/v1/jobs", json={**spec, "teacher": {"model": "path:foreign"}, "student": {"model": name}})
+    assert "tokenizer_mismatch" in json.dumps(foreign.json())
 
 
 class TestHub:
