@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -101,16 +101,19 @@ def prepare(
         job.dataset.dev_fraction,
         job.dataset.max_dev_rows,
         job.seed,
+        job.dataset.special_tokens,
     )
+    counts = asdict(dataset.counts)
     events.message(
         "info",
         "dataset",
         f"{len(dataset.train)} rows to train on, {len(dataset.dev)} held out, {dataset.dropped_long_prompts} left "
         f"out whose prompt is over {training.max_prompt_tokens} tokens",
-        train=len(dataset.train),
-        dev=len(dataset.dev),
+        **counts,
         dropped_long_prompts=dataset.dropped_long_prompts,
     )
+    for code, sentence in dataset.counts.warnings(job.dataset, training).items():
+        events.message("warning", code, sentence, **counts)
     labels = _labels(job, context, run_dir, dataset, tokenizer)
     end_id = end_token_id(job.dataset.template, tokenizer)
     corpus = None

@@ -244,6 +244,7 @@ def _export(work: Work, context: RunContext, run_dir: Path, student: PreTrainedM
             "dev_rows": len(rows),
             "method": method_settings(job),
         },
+        dataset=vars(parts.dataset.counts),
         details={"phases": phases, "before": before["details"], "after": after["details"]},
     )
     facts = RunFacts(

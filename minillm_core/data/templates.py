@@ -12,6 +12,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from minillm_core.data.rendering import Conversation, RenderingFault, render_chats
+from minillm_core.data.special_tokens import SpecialTokens
 from minillm_core.errors import UserError
 from minillm_core.spec.rows import Example, Message
 
@@ -111,13 +112,19 @@ def _template_invalid(fault: RenderingFault) -> UserError:
     )
 
 
-def encode_prompt(text: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a rendered prompt."""
-    bare: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+def encode_prompt(
+    text: str, template: Template, tokenizer: PreTrainedTokenizerBase, special: SpecialTokens | None = None
+) -> list[int]:
+    """Token ids of a rendered prompt; ``special`` says what texts of special tokens in it mean."""
+    special = special or SpecialTokens(tokenizer)
     if template == "chat":
         # The template writes every special token itself.
-        return bare
-    full: list[int] = tokenizer(text, add_special_tokens=True)["input_ids"]
+        return special.rendered_ids(text)
+    if special.meaning == "text":
+        bare, full = special.plain_ids(text), special.plain_ids(text, opened=True)
+    else:
+        bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+        full = tokenizer(text, add_special_tokens=True)["input_ids"]
     # Some tokenizers also close a text with eos: a prompt is not at its end.
     closed = bool(full) and full[-1] == tokenizer.eos_token_id and full[-len(bare) :] != bare
     return full[:-1] if closed else full

@@ -53,13 +53,14 @@ def build_report(
     student_parameters: int,
     teacher_parameters: int,
     settings: Mapping[str, Any],
+    dataset: Mapping[str, Any],
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything the report holds, as JSON types.
 
     ``verdict`` says in a sentence which student it is. ``before``, ``after`` and ``teacher`` map names of metrics to
-    numbers; ``settings`` are those that the numbers depend on (seeds, decoding, rows); ``details`` what is more than
-    a number, such as curves. Raises TypeError where something is no JSON type.
+    numbers; ``settings`` are those that the numbers depend on (seeds, decoding, rows); ``dataset`` what became of its
+    rows; ``details`` what is more than a number, such as curves. Raises TypeError where something is no JSON type.
     """
     report = {
         "verdict": verdict,
@@ -72,6 +73,7 @@ def build_report(
         "student_parameters": student_parameters,
         "teacher_parameters": teacher_parameters,
         "settings": dict(settings),
+        "dataset": dict(dataset),
         "details": dict(details or {}),
     }
     finite: dict[str, Any] = json.loads(json.dumps(_finite(report), allow_nan=False))

@@ -77,6 +77,8 @@ class DatasetSpec(Strict):
     file: Annotated[FileReference, Names("file", "dataset")]
     template: Literal["chat", "alpaca", "plain"] = "chat"
     """`chat` renders the tokenizer's own chat template; `alpaca` a fixed instruction layout; `plain` the bare text."""
+    special_tokens: Literal["text", "tokens"] = "tokens"
+    """What the text of a special token means within a row: the one token, or the text and nothing else."""
     dev_fraction: Annotated[float, Real(gt=0, lt=1)] = 0.05
     """Share of the rows held out to choose the student; at least one row."""
     max_dev_rows: Rows = 1000

@@ -21,6 +21,7 @@ def report(**changes: object) -> dict[str, object]:
         "student_parameters": 100,
         "teacher_parameters": 300,
         "settings": {"seeds": (10, 20), "decoding": "sample"},
+        "dataset": {"rows": 40},
         "details": {"after": {"exposure_bias": {"ex_acc_err": [0.0, math.nan]}}},
     }
     return build_report(**(given | changes))  # type: ignore[arg-type]
@@ -40,6 +41,7 @@ class TestBuildReport:
             "student_parameters": 100,
             "teacher_parameters": 300,
             "settings": {"seeds": [10, 20], "decoding": "sample"},
+            "dataset": {"rows": 40},
             "details": {"after": {"exposure_bias": {"ex_acc_err": [0.0, None]}}},
         }
 
