@@ -44,6 +44,14 @@ LOCAL = Caller(LOCAL_OWNER, frozenset({ADMIN}), by_key=False)
 BOOTSTRAP = Caller(LOCAL_OWNER, frozenset({ADMIN}))
 
 
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What a request asks for and nothing else, where that is one job or the caller's newest ones."""
+
+    job_id: str | None = None
+    newest: int | None = None
+
+
 class Authenticator:
     """Turns a bearer token into a caller."""
 
@@ -55,27 +63,27 @@ class Authenticator:
         self._touched: dict[str, asyncio.Future[None]] = {}
         self.keys = KeyRequirement(settings, database)
 
-    async def __call__(self, token: str | None, job_id: str | None = None) -> tuple[Caller | None, Answer | None]:
-        """The caller, None where the token opens nothing; and what was found of the job, asked in the same breath.
+    async def __call__(self, token: str | None, polled: Polled | None = None) -> tuple[Caller | None, Answer | None]:
+        """The caller, None where the token opens nothing; and what was found of `polled`, asked in the same breath.
 
         Raises one of ``DATABASE_AWAY`` without a database.
         """
         required = self.keys.remembered()
         if required is None:
             required = await anyio.to_thread.run_sync(self.keys.required)
-        digest = None
+        caller = digest = None
         if not required:
-            caller: Caller | None = LOCAL
+            caller = LOCAL
         elif token is not None and self._is_bootstrap(token):
             caller = BOOTSTRAP
-        else:
-            caller = None
-            digest = digest_of(token, self._secret()) if token is not None else None
-            if digest is None:
-                return None, None
-        if digest is None and job_id is None:
+        elif token is None or (digest := digest_of(token, self._secret())) is None:
+            return None, None
+        elif polled is None:
+            polled = Polled()
+        if polled is None:
             return caller, None
-        answer = await self._lookups.ask(Question(digest, job_id))
+        owner_id = caller.owner_id if caller is not None else None
+        answer = await self._lookups.ask(Question(digest, owner_id, polled.job_id, polled.newest))
         if answer.key is not None:
             caller = Caller(answer.key.owner_id, frozenset(answer.key.scopes))
             self._touch(answer.key, answer.now)

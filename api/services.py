@@ -11,13 +11,14 @@ import anyio
 from celery import Celery
 from sqlalchemy.orm import Session
 
+from api.jobs.checked import RecentChecks
 from api.jobs.rendering import QueuePlaces, Renderings
 from api.models.catalogue import ModelCatalogue
 from store.announcer import Announcer
 from store.broker import make_celery
 from store.bytes.blobs import BlobStore, LocalBlobs
 from store.db.database import Database
-from store.db.lookups import Lookups
+from store.db.lookups import Lookups, lookups_of
 from store.server_paths import ServerPaths
 from store.settings import Settings
 
@@ -40,6 +41,7 @@ class Services:
     lookups: Lookups
     renderings: Renderings
     places: QueuePlaces
+    recent_checks: RecentChecks
     write_turns: anyio.CapacityLimiter
     upload_turns: anyio.CapacityLimiter
 
@@ -58,9 +60,10 @@ class Services:
             blobs=LocalBlobs(settings.files_dir),
             models=ModelCatalogue(database, settings),
             paths=ServerPaths(settings),
-            lookups=Lookups(database),
+            lookups=lookups_of(database),
             renderings=Renderings(),
             places=QueuePlaces(),
+            recent_checks=RecentChecks(),
             write_turns=anyio.CapacityLimiter(settings.threads // 2),
             upload_turns=anyio.CapacityLimiter(max(1, settings.threads // 8)),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Integer, bindparam, func, select, text
 from sqlalchemy.orm import Session
 
 from store.db.errors import QuotaExceeded
@@ -26,14 +26,22 @@ class _Held(enum.IntEnum):
     CLAIM = 0x6D696E32
 
 
+_SOME = (
+    select(Job.id)
+    .where(Job.owner_id == bindparam("owner_id"), Job.state == JobState.QUEUED)
+    .limit(bindparam("most", type_=Integer))
+)
+# Made once: it is asked for each new job.
+_QUEUED = select(func.count()).select_from(_SOME.subquery())
+
+
 def check_queued(session: Session, owner_id: str, limit: int) -> None:
     """Raise QuotaExceeded where the owner has more queued jobs than ``limit``, those of this session included."""
     if not limit:
         return
     session.flush()
     _hold(session, owner_id, _Held.REQUEST)
-    some = select(Job.id).where(Job.owner_id == owner_id, Job.state == JobState.QUEUED).limit(limit + 1)
-    if (session.scalar(select(func.count()).select_from(some.subquery())) or 0) > limit:
+    if (session.scalar(_QUEUED, {"owner_id": owner_id, "most": limit + 1}) or 0) > limit:
         raise QuotaExceeded(QUEUED_JOBS, limit, f"there are {limit} queued jobs already, as many as one owner may have")
 
 

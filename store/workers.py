@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from store.db.clock import database_now
@@ -19,6 +19,12 @@ from store.jobs.vocabulary import HELD
 _LATE_HEARTBEATS = 3
 _LONGEST_SILENCE = dt.timedelta(hours=1)
 """Who has been silent for longer than any heartbeat may take need not be looked at."""
+
+
+# Made once: it is asked for each new job.
+_HEARD_OF = select(Worker).where(
+    Worker.stopped_at.is_(None), Worker.heartbeat_at > bindparam("since", type_=Worker.heartbeat_at.type)
+)
 
 
 class WorkerRepository:
@@ -98,9 +104,7 @@ class WorkerRepository:
     def online(self) -> Sequence[Worker]:
         """Those that are there now, draining and dirty ones too."""
         now = database_now(self.session)
-        rows = self.session.scalars(
-            select(Worker).where(Worker.stopped_at.is_(None), Worker.heartbeat_at > now - _LONGEST_SILENCE)
-        )
+        rows = self.session.scalars(_HEARD_OF, {"since": now - _LONGEST_SILENCE})
         return [row for row in rows if self.is_online(row, now)]
 
     def idle(self) -> int:

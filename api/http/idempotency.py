@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Header
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from store.idempotency import IdempotencyRepository, Replay
@@ -32,7 +33,7 @@ class Once:
     path: str
     key: str | None
     """None: the request has no key, and each such request is a first one."""
-    content: str
+    content: BaseModel
 
     def earlier(self, session: Session) -> Replay | None:
         """What the first request with this key was answered, where it has been; opens no write transaction."""
@@ -60,4 +61,4 @@ class Once:
 
     @property
     def _fingerprint(self) -> str:
-        return hashlib.sha256(self.content.encode()).hexdigest()
+        return hashlib.sha256(self.content.model_dump_json().encode()).hexdigest()

@@ -27,7 +27,8 @@ class Page(Out, Generic[Item]):
     last_id: str | None
 
 
-Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items of a page.")]
 After = Annotated[str | None, Query(max_length=64, description="Cursor: the id after which the page starts.")]
 Before = Annotated[str | None, Query(max_length=64, description="Cursor: the id before which the page ends.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By time of creation.")]

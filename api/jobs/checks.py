@@ -6,13 +6,14 @@ the trainer, which looks at every model again, by the same check, before it load
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from sqlalchemy.orm import Session
 
 from api.http.problems import FieldError, invalid
+from api.jobs.checked import Checked
 from api.services import Services
 from minillm_core.spec import JobSpec, ResourceSpec
 from minillm_core.spec.model_folder import FolderProblem, Inspection, ModelDescription
@@ -32,40 +33,19 @@ _FEWEST_ROWS = 2
 _TOLD_WORKERS = 5
 
 
-@dataclass
-class Checked:
-    """What the references of a spec lead to; None for a model of the hub that is not on this machine."""
-
-    models: dict[str, ModelDescription | None] = field(default_factory=dict)
-    """By the pointer to the field that names it."""
-    rows: dict[str, int] = field(default_factory=dict)
-    """Of each file, likewise."""
-    faults: list[FieldError] = field(default_factory=list)
-    line: int | None = None
-    warnings: list[FieldError] = field(default_factory=list)
-    """What does not keep the job from being made, and may keep it from running."""
-
-    @property
-    def teacher(self) -> ModelDescription | None:
-        return self.models.get("/teacher/model")
-
-    @property
-    def student(self) -> ModelDescription | None:
-        return self.models.get("/student/model")
-
-    @property
-    def dataset_rows(self) -> int:
-        return self.rows.get("/dataset/file", 0)
-
-    def fault(self, code: str, param: str, detail: str) -> None:
-        self.faults.append(FieldError(code, param, detail))
-
-
-def check(spec: JobSpec, *, owner_id: str, services: Services, session: Session) -> Checked:
-    """Raise Invalid with every fault of the spec, or return what it names."""
-    found = Checked()
-    _Models(found, owner_id, services, session).check(spec)
-    _Files(found, owner_id, services, session).check(spec)
+def check(spec: JobSpec, *, owner_id: str, services: Services, session: Session, again: bool = False) -> Checked:
+    """Raise Invalid with every fault of the spec, or return what it names. `again`: nothing of a moment ago will do."""
+    recent = services.recent_checks
+    key = recent.key(spec, owner_id, services.models.generation)
+    known = recent.get(key) if not again else None
+    if known is None:
+        found = Checked()
+        _Models(found, owner_id, services, session).check(spec)
+        _Files(found, owner_id, services, session).check(spec)
+        if not found.faults:
+            recent.keep(key, dataclasses.replace(found, faults=[], warnings=[*found.warnings]))
+    else:
+        found = dataclasses.replace(known, faults=[], warnings=[*known.warnings])
     _check_resources(found, spec.resources, WorkerRepository(session).online())
     if found.faults:
         raise invalid(found.faults, extensions={"line": found.line} if found.line is not None else None)

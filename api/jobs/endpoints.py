@@ -12,19 +12,21 @@ from pydantic_core import from_json
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
-from api.auth import CallerDep
+from api.auth import Caller, CallerDep
 from api.deps import JobDep, ReadSession, Services, ServicesDep, TransactionRoute, WriteSession, WriteTurn
 from api.http.idempotency import IdempotencyKey, Once
 from api.http.openapi import problems
-from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page_of_json
+from api.http.pagination import DEFAULT_LIMIT, After, Before, Limit, Order, Page, cursor_problems, page_of_json
 from api.http.problems import Invalid, PreconditionFailed, PreconditionRequired
 from api.http.ranges import none_match
 from api.jobs import examples, service
-from api.jobs.checks import Checked
+from api.jobs.checked import Checked
 from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobCreated, JobOut, JobPatch, RetryIn
 from api.services import wake_after_commit
 from minillm_core.spec import JobSpec
-from store.db.tables import Job
+from store.db import errors as store_errors
+from store.db.lookups import Answer
+from store.db.tables import Checkpoint, Job
 from store.jobs.repository import JobRepository
 from store.jobs.transitions import JobState
 from store.jobs.vocabulary import Keep, RetryFrom
@@ -60,26 +62,41 @@ def jobs_create(
     one may have.
     """
     service.check_priority(caller, spec.scheduling.priority, param="/scheduling/priority")
-    once = Once(caller.owner_id, "/v1/jobs", None if dry_run else idempotency_key, spec.model_dump_json())
+    once = Once(caller.owner_id, "/v1/jobs", None if dry_run else idempotency_key, spec)
     services.models.refresh()
-    with services.database.read() as session:
+    with services.database.look() as session:
         if (earlier := once.earlier(session)) is not None:
             return _created(earlier.body.encode(), replayed=True)
         found = service.checked(spec, owner_id=caller.owner_id, services=services, session=session)
     if dry_run:
         return JSONResponse(service.dry_run(spec, found).model_dump(mode="json"))
-    return _create(services, once, found, lambda session: service.create(session, spec, owner_id=caller.owner_id))
+    return _create(services, once, spec, caller, found)
 
 
-def _create(services: Services, once: Once, found: Checked, create: Callable[[Session], Job]) -> Response:
+def _create(
+    services: Services,
+    once: Once,
+    spec: JobSpec,
+    caller: Caller,
+    found: Checked,
+    origin: Callable[[Session], Checkpoint] | None = None,
+) -> Response:
     """The job and the answer that tells of it, kept for a repeated request, in one transaction."""
-    with services.write() as session:
-        if (earlier := once.begin(session)) is not None:
-            return _created(earlier.body.encode(), replayed=True)
-        job = create(session)
-        service.hold_to_quotas(session, job.owner_id, services.settings)
-        body = service.created(session, job, found)
-        once.complete(session, 201, body.decode())
+    try:
+        with services.write() as session:
+            if (earlier := once.begin(session)) is not None:
+                return _created(earlier.body.encode(), replayed=True)
+            forked_from = origin(session) if origin is not None else None
+            job = service.create(session, spec, owner_id=caller.owner_id, forked_from=forked_from)
+            service.hold_to_quotas(session, job.owner_id, services.settings)
+            body = service.created(session, job, found)
+            once.complete(session, 201, body.decode())
+    except store_errors.Conflict as error:
+        if error.code in ("file_gone", "model_gone"):
+            # Deleted since it was checked: said of the field that names it.
+            with services.database.look() as session:
+                service.checked(spec, owner_id=caller.owner_id, services=services, session=session, again=True)
+        raise
     return _created(body)
 
 
@@ -115,7 +132,7 @@ def jobs_list(
     request: Request,
     caller: CallerDep,
     services: ServicesDep,
-    limit: Limit = 20,
+    limit: Limit = DEFAULT_LIMIT,
     after: After = None,
     before: Before = None,
     order: Order = "desc",
@@ -124,7 +141,6 @@ def jobs_list(
 ) -> Response:
     """Newest first unless `order=asc`; filters narrow the list, and a page's ids are its cursors."""
     metadata = _metadata_filter(request)
-    answer = request.state.answer
     with services.database.look() as session:
         with cursor_problems(after, before):
             found = JobRepository(session).list(
@@ -136,9 +152,14 @@ def jobs_list(
                 states=[*(status or ()), *(state or ())],
                 metadata=metadata,
             )
-        items = service.rendered_heads(session, services, found.items, answer.stamp if answer is not None else None)
-    body = page_of_json(items, found.has_more, [head.id for head in found.items])
+        items = service.shown(session, services, found.items, _stamp(request))
+    body = page_of_json([item for item, _ in items], found.has_more, [head.id for head in found.items])
     return Response(body, media_type="application/json")
+
+
+def _stamp(request: Request) -> object:
+    answer: Answer | None = request.state.answer
+    return answer.stamp if answer is not None else None
 
 
 def _metadata_filter(request: Request) -> dict[str, str]:
@@ -159,6 +180,7 @@ def _metadata_filter(request: Request) -> dict[str, str]:
 )
 def jobs_get(
     job: JobDep,
+    request: Request,
     services: ServicesDep,
     session: ReadSession,
     if_none_match: Annotated[
@@ -166,7 +188,7 @@ def jobs_get(
     ] = None,
 ) -> Response:
     """Poll this with `If-None-Match`: an unchanged job costs one small query and an empty answer."""
-    body, etag = service.rendered(session, job, services.renderings)
+    ((body, etag),) = service.shown(session, services, [job], _stamp(request))
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if none_match(if_none_match, etag):
         return Response(status_code=304, headers=headers)
@@ -284,7 +306,7 @@ def jobs_fork(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """The new job has this one's spec with the overrides merged in, and begins from the checkpoint's weights."""
-    once = Once(caller.owner_id, f"/v1/jobs/{job_id}/fork", idempotency_key, fork.model_dump_json())
+    once = Once(caller.owner_id, f"/v1/jobs/{job_id}/fork", idempotency_key, fork)
     services.models.refresh()
     with services.database.read() as session:
         job = JobRepository(session).get_live(caller.owner_id, job_id)
@@ -294,11 +316,10 @@ def jobs_fork(
         service.check_priority(caller, spec.scheduling.priority, param="/overrides/scheduling/priority")
         found = service.checked(spec, owner_id=caller.owner_id, services=services, session=session)
 
-    def create(session: Session) -> Job:
-        origin = service.fork_point(session, job, caller.owner_id, fork.checkpoint)
-        return service.create(session, spec, owner_id=caller.owner_id, forked_from=origin)
+    def origin(session: Session) -> Checkpoint:
+        return service.fork_point(session, job, caller.owner_id, fork.checkpoint)
 
-    return _create(services, once, found, create)
+    return _create(services, once, spec, caller, found, origin)
 
 
 @router.delete(
@@ -321,5 +342,5 @@ def _queued(session: Session, job: Job, settings: Settings, *, new: bool) -> Res
 
 
 def _job_response(session: Session, job: Job, *, status: int = 200) -> Response:
-    body, etag = service.rendered(session, job)
+    body, etag = service.written(session, job)
     return Response(body, status_code=status, headers={"ETag": etag}, media_type="application/json")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic_core import to_json
@@ -65,14 +66,16 @@ class QueuePlaces:
     """Places in the queue for as long as nothing is committed to the database, by its stamp."""
 
     def __init__(self) -> None:
-        self._stamp: object = None
-        self._places: dict[str, int | None] = {}
+        # Replaced as a whole: threads that read it see a stamp with its own places.
+        self._known: tuple[object, dict[str, int]] = (None, {})
 
     def get(self, stamp: object, job_id: str) -> int | None:
-        return self._places.get(job_id) if stamp == self._stamp else None
+        known_stamp, places = self._known
+        return places.get(job_id) if stamp is not None and stamp == known_stamp else None
 
-    def keep(self, stamp: object, places: dict[str, int]) -> None:
-        """`stamp` was read before the places were."""
-        if stamp != self._stamp:
-            self._stamp, self._places = stamp, {}
-        self._places.update(places)
+    def keep(self, stamp: object, places: Mapping[str, int]) -> None:
+        """`stamp` was read before the places were, or is None."""
+        if stamp is None:
+            return
+        known_stamp, known = self._known
+        self._known = (stamp, {**known, **places} if stamp == known_stamp else dict(places))

@@ -16,8 +16,9 @@ from api.http.openapi import FieldErrorOut
 from api.http.problems import Conflict, Forbidden, Invalid
 from api.http.ranges import strong_tags
 from api.http.validation import validation_problem
-from api.jobs.checks import Checked, check
-from api.jobs.rendering import Rendering, Renderings
+from api.jobs.checked import Checked
+from api.jobs.checks import check
+from api.jobs.rendering import Rendering
 from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
 from api.services import Services, wake_after_commit
 from minillm_core.spec import JobSpec, MiniLLM
@@ -36,12 +37,12 @@ from store.settings import Settings
 _FIXED_IN_A_FORK = ("teacher", "student")
 
 
-def checked(spec: JobSpec, *, owner_id: str, services: Services, session: Session) -> Checked:
+def checked(spec: JobSpec, *, owner_id: str, services: Services, session: Session, again: bool = False) -> Checked:
     """Every check of a new job but whether its models are still where they were: `models.refresh` comes first.
 
     Raises Invalid, InsufficientStorage.
     """
-    found = check(spec, owner_id=owner_id, services=services, session=session)
+    found = check(spec, owner_id=owner_id, services=services, session=session, again=again)
     require_space(services.settings)
     return found
 
@@ -77,7 +78,7 @@ def _warnings(found: Checked) -> list[FieldErrorOut]:
 
 def created(session: Session, job: Job, found: Checked) -> bytes:
     """A new job as it goes out, with what may keep it from running."""
-    body, _ = rendered(session, job)
+    body, _ = written(session, job)
     return body.removesuffix(b"}") + b',"warnings":%b}' % to_json(_warnings(found))
 
 
@@ -175,42 +176,45 @@ def is_version(if_match: str, job: Job) -> bool:
     return if_match.strip() == "*" or any(tag.split(".")[0] == str(job.version) for tag in strong_tags(if_match))
 
 
-def rendering(session: Session, kept: Renderings, job: Job) -> Rendering:
-    """The job as it goes out, made anew where this version of its row has not been."""
-    found = kept.get(job.id, job.version)
-    if found is None:
-        found = Rendering.of(job_out(session, job))
-        kept.keep(job.id, job.version, found)
-    return found
+def written(session: Session, job: Job) -> tuple[bytes, str]:
+    """A job that this transaction has changed, as it goes out, and its entity tag.
 
-
-def rendered(session: Session, job: Job, kept: Renderings | None = None) -> tuple[bytes, str]:
-    """The job as it goes out, and its entity tag. `kept` is for reading alone: what is written may not be committed."""
+    Nothing of it is kept in memory: the transaction may not commit, and the next one has the same version.
+    """
     session.flush()
     jobs = JobRepository(session)
     place = jobs.queue_position(job)
-    whole = rendering(session, kept, job) if kept is not None else Rendering.of(job_out(session, job))
-    return whole.with_values(jobs.seconds_left(job), place), etag(job.version, place)
+    return Rendering.of(job_out(session, job)).with_values(jobs.seconds_left(job), place), etag(job.version, place)
 
 
-def rendered_heads(session: Session, services: Services, heads: Sequence[JobHead], stamp: object) -> list[bytes]:
-    """The jobs of a list as they go out; of those that have not changed no more than the head is read.
+def shown(
+    session: Session, services: Services, jobs: Sequence[Job | JobHead], stamp: object
+) -> list[tuple[bytes, str]]:
+    """Jobs as they go out, and their entity tags; of those that have not changed no more than the head is read.
 
-    `stamp` was read before the heads; None where it was not.
+    `stamp` is the database's (:mod:`store.db.lookups`) from before the jobs were read, None where it is not known.
+    Jobs that are gone since are left out.
     """
-    jobs = JobRepository(session)
-    kept = {head.id: found for head in heads if (found := services.renderings.get(head.id, head.version))}
-    for job in jobs.get_all([head.id for head in heads if head.id not in kept]):
-        kept[job.id] = rendering(session, services.renderings, job)
-    queued = [head for head in heads if head.state is JobState.QUEUED]
-    places = {head.id: services.places.get(stamp, head.id) for head in queued} if stamp is not None else {}
-    if unknown := [head for head in queued if places.get(head.id) is None]:
-        found_places = jobs.queue_positions(unknown)
-        places.update(found_places)
-        if stamp is not None:
-            services.places.keep(stamp, found_places)
+    repository = JobRepository(session)
+    kept = {job.id: found for job in jobs if (found := services.renderings.get(job.id, job.version))}
+    unknown = [job for job in jobs if job.id not in kept]
+    rows = [job for job in unknown if isinstance(job, Job)]
+    for row in rows or repository.get_all([job.id for job in unknown]):
+        kept[row.id] = Rendering.of(job_out(session, row))
+        services.renderings.keep(row.id, row.version, kept[row.id])
+    queued = [job for job in jobs if job.state is JobState.QUEUED]
+    places = {job.id: place for job in queued if (place := services.places.get(stamp, job.id)) is not None}
+    if lacking := [job for job in queued if job.id not in places]:
+        counted = repository.queue_positions(lacking)
+        services.places.keep(stamp, counted)
+        places.update(counted)
     return [
-        kept[head.id].with_values(jobs.seconds_left(head), places.get(head.id)) for head in heads if head.id in kept
+        (
+            kept[job.id].with_values(repository.seconds_left(job), places.get(job.id)),
+            etag(job.version, places.get(job.id)),
+        )
+        for job in jobs
+        if job.id in kept
     ]
 
 

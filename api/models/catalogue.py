@@ -28,6 +28,8 @@ class ModelCatalogue:
         self._settings = settings
         self._folders = ModelFolders(settings.models_dir)
         self._written: tuple[FoundFolder, ...] | None = None
+        self.generation = 0
+        """Higher after each refresh that found a change."""
         self._looked_at = float("-inf")
         self._lock = threading.Lock()
         self._read_again: set[str] = set()
@@ -48,6 +50,7 @@ class ModelCatalogue:
                 with self._database.write() as session:
                     ModelRepository(session).update_folders(found)
                 self._written = found
+                self.generation += 1
             self._read_students_again()
             self._looked_at = begun_at
 
@@ -60,6 +63,7 @@ class ModelCatalogue:
             if (found := self.inspect_row(row).description.tokenizer_fingerprint) is not None:
                 with self._database.write() as session:
                     ModelRepository(session).set_fingerprint(row.id, found)
+                self.generation += 1
 
     def inspect_row(self, model: Model) -> Inspection:
         """What lies in the folder of a model; nothing is said of one that is not on this machine."""

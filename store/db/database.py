@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, NullPool, PoolProxiedConnection, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -57,24 +57,27 @@ class Database:
         self.url: URL = _with_driver(make_url(url))
         self.dialect = self.url.get_backend_name()
         self._writers = threading.Lock()
-        engine: dict[str, Any] = {
-            "hide_parameters": True, "pool_size": connections, "max_overflow": 0, "pool_timeout": wait_seconds
-        }  # fmt: skip
+        pool = {"pool_size": connections, "max_overflow": 0, "pool_timeout": wait_seconds}
         if self.dialect == "sqlite":
             if self.url.database in (None, "", ":memory:"):
                 raise ValueError("SQLite needs a file: a database in memory is not shared between processes")
             _make_private(Path(str(self.url.database)))
-            self.engine = create_engine(self.url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, **engine)
-            event.listen(self.engine, "connect", _on_sqlite_connect)
+            options: dict[str, Any] = {"hide_parameters": True, "connect_args": {"timeout": _BUSY_TIMEOUT_SECONDS}}
+            self.engine = create_engine(self.url, **options, **pool)
             event.listen(self.engine, "begin", _on_sqlite_begin)
         elif self.dialect == "postgresql":
             # What the URL says itself counts: "options" given there take the place of ours.
             ours = {name: value for name, value in _POSTGRES.items() if name not in self.url.query}
-            self.engine = create_engine(self.url, connect_args=ours, **engine)
+            options = {"hide_parameters": True, "connect_args": ours}
+            self.engine = create_engine(self.url, **options, **pool)
             event.listen(self.engine, "checkin", _note_use)
             event.listen(self.engine, "checkout", _ping_after_idling)
         else:
             raise ValueError(f"unsupported database {self.dialect!r}: use sqlite or postgresql")
+        self._alone = create_engine(self.url, **options, poolclass=NullPool)
+        if self.dialect == "sqlite":
+            for engine in (self.engine, self._alone):
+                event.listen(engine, "connect", _on_sqlite_connect)
         if self.dialect == "postgresql":
             # One snapshot for a whole block, which is what SQLite gives anyway.
             reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -123,6 +126,10 @@ class Database:
             yield
         finally:
             self._writers.release()
+
+    def connection(self) -> PoolProxiedConnection:
+        """A new connection of the driver beside those of the pool; to be closed by who asked for it."""
+        return self._alone.raw_connection()
 
     @staticmethod
     def now(session: Session) -> dt.datetime:

@@ -6,7 +6,7 @@ of a job looks again, under locks that those who delete take too: whoever comes 
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, bindparam, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from minillm_core.spec import JobSpec
@@ -17,13 +17,22 @@ from store.db.tables import Checkpoint, File, Job, JobReference, Model
 from store.jobs.transitions import lock
 from store.jobs.vocabulary import ALIVE
 
+# Made once: putting a statement together takes longer than running it.
+_HOLD_FILES = (
+    select(File.id)
+    .where(File.id.in_(bindparam("names", expanding=True)), File.deleting.is_(False))
+    .order_by(File.id)
+    .with_for_update(read=True)
+)
+
 
 def hold(session: Session, spec: JobSpec, forked_from: Checkpoint | None) -> None:
     """Lock what a job names that is made or queued again.
 
     Raises Conflict where some of it is gone, or going (`checkpoint_gone`, `file_gone`, `model_gone`).
     """
-    models = session.scalars(select(Model).where(Model.id.in_(_ids(spec, "model")))).all()
+    named = _ids(spec, "model")
+    models = session.scalars(select(Model).where(Model.id.in_(named))).all() if named else ()
     jobs = {model.job_id for model in models if model.job_id is not None}
     if forked_from is not None:
         jobs.add(forked_from.job_id)
@@ -33,10 +42,12 @@ def hold(session: Session, spec: JobSpec, forked_from: Checkpoint | None) -> Non
         origin = session.get(Checkpoint, forked_from.id, populate_existing=True)
         if forked_from.job_id in going or origin is None or origin.deleting:
             raise Conflict("checkpoint_gone", f"the checkpoint {forked_from.id} that it begins from was deleted")
-    _check_models(session, spec)
+    if named:
+        _check_models(session, spec)
     names = _ids(spec, "file")
-    held = select(File.id).where(File.id.in_(names), File.deleting.is_(False)).order_by(File.id)
-    if gone := names - set(session.scalars(held.with_for_update(read=True))):
+    if not names:
+        return
+    if gone := names - set(session.scalars(_HOLD_FILES, {"names": sorted(names)})):
         raise Conflict("file_gone", f"the file {min(gone)} was deleted")
 
 

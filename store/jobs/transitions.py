@@ -86,6 +86,7 @@ def apply(
     message: str = "",
     level: str | None = None,
     data: Mapping[str, Any] | None = None,
+    now: dt.datetime | None = None,
 ) -> Event:
     """Change the state of a locked job and write the event of it.
 
@@ -102,7 +103,7 @@ def apply(
         (to,) = choices
     elif to not in choices:
         raise InvalidTransition(was, cause, to)
-    now = database_now(session)
+    now = now or database_now(session)
     if cause is not Cause.CREATE:
         job.state = to
     if to not in HELD:
@@ -150,6 +151,8 @@ def add_event(
         attempt=job.attempt or None,
         created_at=now,
     )
+    # First the row that the event refers to, which may be new; both in one flush would come in any order.
+    session.flush()
     session.add(event)
     session.flush()
     return event

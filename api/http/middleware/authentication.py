@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.auth import Authenticator
 from api.http.hosts import AllowedHosts, from_another_site, requested_host
 from api.http.problems import Forbidden, Misdirected, Problem, Unauthorized, Unavailable, problem_response
-from api.jobs.polling import polled_job
+from api.jobs.polling import polled
 from store.db.database import DATABASE_AWAY
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
@@ -44,7 +44,8 @@ class AuthenticationMiddleware:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else None
         try:
-            caller, answer = await self.authenticate(given or None, polled_job(scope))
+            asked_for = polled(scope)
+            caller, answer = await self.authenticate(given or None, asked_for)
         except DATABASE_AWAY:
             return Unavailable("The database does not answer just now.", code="database_unavailable")
         if caller is None:
@@ -55,7 +56,7 @@ class AuthenticationMiddleware:
                 return _misdirected()
             if from_another_site(scope, headers):
                 return Forbidden("Pages of other sites may not call this service.", code="cross_origin")
-        scope.setdefault("state", {}).update(caller=caller, answer=answer)
+        scope.setdefault("state", {}).update(caller=caller, answer=answer, polled=asked_for)
         return None
 
 
