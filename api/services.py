@@ -19,6 +19,7 @@ from store.broker import make_celery
 from store.bytes.blobs import BlobStore, LocalBlobs
 from store.db.database import Database
 from store.db.lookups import Lookups, lookups_of
+from store.db.tables import Job
 from store.server_paths import ServerPaths
 from store.settings import Settings
 
@@ -74,9 +75,9 @@ class Services:
         with self.database.write() as session:
             session.info[_WAKES] = []
             yield session
-        for job_id in session.info[_WAKES]:
+        for job_id, gpus in session.info[_WAKES]:
             log.info("job queued", extra={"job_id": job_id})
-            self.announcer.announce(job_id)
+            self.announcer.announce(job_id, gpus=gpus)
 
     def close(self) -> None:
         """Announce what waits to be announced, which takes seconds at most, and end every connection."""
@@ -86,6 +87,6 @@ class Services:
         self.database.dispose()
 
 
-def wake_after_commit(session: Session, job_id: str) -> None:
+def wake_after_commit(session: Session, job: Job) -> None:
     """Announce the job to the workers once this write session has committed."""
-    session.info[_WAKES].append(job_id)
+    session.info[_WAKES].append((job.id, job.gpus))

@@ -32,18 +32,19 @@ class Announcer:
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
-        self._jobs: queue.Queue[str | None] = queue.Queue(WAITING)
+        self._jobs: queue.Queue[tuple[str, int] | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._rest = 0.0
         self._resting_until = 0.0
 
-    def announce(self, job_id: str) -> None:
-        """Have a queued job announced; call it after the commit. Returns at once and raises nothing."""
+    def announce(self, job_id: str, *, gpus: int = 1) -> None:
+        """Have a queued job that asks for so many accelerators announced; call it after the commit. Returns at once
+        and raises nothing."""
         if time.monotonic() < self._resting_until:
             return
         with contextlib.suppress(queue.Full):
-            self._jobs.put_nowait(job_id)
+            self._jobs.put_nowait((job_id, gpus))
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
@@ -60,12 +61,13 @@ class Announcer:
             self._thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
-        while (job_id := self._jobs.get()) is not None:
+        while (waiting := self._jobs.get()) is not None:
+            job_id, gpus = waiting
             if time.monotonic() < self._resting_until:
                 continue
             with structlog.contextvars.bound_contextvars(job_id=job_id):
                 try:
-                    sent = wake(self._celery, job_id)
+                    sent = wake(self._celery, job_id, gpus=gpus)
                 except Exception:  # a fault of ours, which the broker's health has nothing to do with
                     logger.exception("the job could not be announced")
                     continue

@@ -1,4 +1,4 @@
-"""The broker carries wake-ups, never truth: a message is a job id, and losing one costs latency alone."""
+"""The broker carries wake-ups, never truth: what a message says decides nothing, and losing one costs latency alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from kombu.exceptions import KombuError
 
 from store.settings import Settings
 
-RUN_TASK = "minillm.run"
-QUEUE = "minillm"
+ATTEMPT_TASK = "minillm.attempt"
+"""Claims whichever job comes next and runs one attempt of it."""
+GPU_QUEUE = "gpu"
+CPU_QUEUE = "cpu"
+QUEUES = (GPU_QUEUE, CPU_QUEUE)
+"""One for each class of devices; a worker listens to all of them unless it is told otherwise (``-Q``)."""
 
 BROKER_ERRORS = (KombuError, redis.RedisError, OSError)
 """What a broker that is away, full or misconfigured raises; anything else is a fault of ours."""
@@ -19,14 +23,16 @@ BROKER_ERRORS = (KombuError, redis.RedisError, OSError)
 logger = logging.getLogger(__name__)
 
 
-def make_celery(settings: Settings) -> Celery:
-    """The Celery app of api and worker, with every broker setting that the design depends on.
+def make_celery(settings: Settings, kind: type[Celery] = Celery) -> Celery:
+    """The Celery app of api and worker, of class `kind`, with every broker setting that the design depends on.
 
     Raises ValueError for a URL of a kind that is not known, and ImportError where its library is missing.
     """
-    app = Celery("minillm", broker=settings.broker_url, set_as_current=False)
+    app = kind("minillm", broker=settings.broker_url, set_as_current=False)
     app.conf.update(
-        task_default_queue=QUEUE,
+        task_queues={name: {"routing_key": name} for name in QUEUES},
+        task_default_queue=GPU_QUEUE,
+        task_create_missing_queues=False,
         # JSON alone: whoever can write to the broker can name a job, not run code.
         task_serializer="json",
         accept_content=["json"],
@@ -63,10 +69,15 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-def wake(celery: Celery, job_id: str) -> bool:
+def queue_for(gpus: int) -> str:
+    """The queue of the workers that suit a job which asks for so many accelerators."""
+    return GPU_QUEUE if gpus else CPU_QUEUE
+
+
+def wake(celery: Celery, job_id: str, *, gpus: int = 1) -> bool:
     """Announce a queued job; call it after the commit. False says that the broker did not take it."""
     try:
-        celery.send_task(RUN_TASK, args=[job_id], ignore_result=True, retry=False)
+        celery.send_task(ATTEMPT_TASK, args=[job_id], queue=queue_for(gpus), ignore_result=True, retry=False)
     except BROKER_ERRORS as error:  # polling workers and the next sweep make up for it
         logger.warning("no wake-up for %s: %s: %s", job_id, type(error).__name__, error)
         return False

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from store.db.clock import database_now
@@ -59,11 +59,21 @@ class WorkerRepository:
         self.session.flush()
         return row
 
-    def heartbeat(self, worker_id: str, *, slot_dirty: str | None = None) -> Worker:
-        """Note that it lives and whether (why) its slot is dirty; read ``draining`` from the row. Raises NotFound."""
+    def heartbeat(self, worker_id: str, *, problems: Sequence[str | None] = ()) -> Worker:
+        """Note that it lives and why which of its slots takes no job; read ``draining`` from the row.
+
+        ``problems`` has one entry for each slot, None for one that would take a job; ``slot_dirty`` is set where
+        none would. Raises NotFound.
+        """
         row = self.get(worker_id)
         row.heartbeat_at = database_now(self.session)
-        row.slot_dirty = printable(slot_dirty) if slot_dirty is not None else None
+        told = [printable(problem) if problem is not None else None for problem in problems]
+        dirty = list(dict.fromkeys(problem for problem in told if problem is not None))
+        row.slot_dirty = "; ".join(dirty) if told and None not in told else None
+        slots = row.devices.get("slots", [])
+        if [slot["dirty"] for slot in slots] != told and len(slots) == len(told):
+            marked = [{**slot, "dirty": problem} for slot, problem in zip(slots, told, strict=True)]
+            row.devices = {**row.devices, "slots": marked}
         self.session.flush()
         return row
 
@@ -108,16 +118,17 @@ class WorkerRepository:
         return [row for row in rows if self.is_online(row, now)]
 
     def idle(self) -> int:
-        """How many workers would take a job now: online, neither draining nor dirty, and holding none."""
+        """How many slots would take a job now: those of workers that are online and do not drain, which are neither
+        dirty nor hold one."""
         now = database_now(self.session)
-        busy = select(Job.id).where(Job.lease_owner == Worker.id, Job.state.in_(HELD)).exists()
+        held = select(func.count(Job.id)).where(Job.lease_owner == Worker.id, Job.state.in_(HELD)).scalar_subquery()
         recent = Worker.heartbeat_at > now - _LONGEST_SILENCE
-        rows = self.session.scalars(
-            select(Worker)
+        rows = self.session.execute(
+            select(Worker, held)
             .where(Worker.stopped_at.is_(None), Worker.draining.is_(False), Worker.slot_dirty.is_(None), recent)
-            .where(~busy)
+            .where(held < Worker.slots)
         )
-        return sum(self.is_online(row, now) for row in rows)
+        return sum(max(0, _fit_slots(row) - busy) for row, busy in rows if self.is_online(row, now))
 
     def is_online(self, worker: Worker, now: dt.datetime) -> bool:
         """Whether it has neither stopped nor missed three of its own heartbeats."""
@@ -129,3 +140,7 @@ class WorkerRepository:
         edge = database_now(self.session) - older_than
         for row in self.session.scalars(select(Worker).where(Worker.heartbeat_at <= edge)).all():
             self.session.delete(row)
+
+
+def _fit_slots(worker: Worker) -> int:
+    return worker.slots - sum(slot.get("dirty") is not None for slot in worker.devices.get("slots", []))

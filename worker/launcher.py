@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import minillm_core.spec
+from worker.devices import SlotDevices
 from worker.process.group import ProcessGroup
 
 
@@ -22,10 +23,9 @@ class TrainerLauncher(Protocol):
 class TorchLauncher:
     """``python -m minillm_core RUN_DIR``, which starts one process per rank itself where there are several."""
 
-    def __init__(self, *, gpus: str | None = None, hub_offline: bool = False) -> None:
-        """`gpus`: the value of CUDA_VISIBLE_DEVICES; None leaves every device visible."""
-        self.gpus = gpus
-        self.hub_offline = hub_offline
+    def __init__(self, devices: SlotDevices, *, hub_offline: bool = False) -> None:
+        self._devices = devices
+        self._hub_offline = hub_offline
 
     def launch(self, run_dir: Path, *, ranks: int, attempt_id: str, deadline: float) -> ProcessGroup:
         return ProcessGroup.start(
@@ -41,10 +41,10 @@ class TorchLauncher:
         environment = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_package_root())}
         if "OMP_NUM_THREADS" not in os.environ:
             # Each rank would otherwise take every core and they would fight for them.
-            environment["OMP_NUM_THREADS"] = str(max(1, _cores() // ranks))
-        if self.gpus is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus
-        if self.hub_offline:
+            environment["OMP_NUM_THREADS"] = str(max(1, self._devices.cores // ranks))
+        if self._devices.visible is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._devices.visible)
+        if self._hub_offline:
             environment["HF_HUB_OFFLINE"] = environment["TRANSFORMERS_OFFLINE"] = "1"
         return environment
 
@@ -52,7 +52,3 @@ class TorchLauncher:
 def _package_root() -> Path:
     """The folder that `minillm_core` is imported from: the run folder, in which the trainer starts, is another."""
     return Path(minillm_core.spec.__file__).resolve().parents[2]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,123 +1,170 @@
-"""Whether this worker's place to train is free: a dead job may still hold memory, and a full disk loses work."""
+"""A place in the pool: one process with its own devices, filled with one attempt after the other."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from worker.process.identity import ProcessIdentity
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-LEAST_FREE_SHARE = 0.5
-"""An accelerator with less of its memory free is in use by something else."""
-_PROBE_SECONDS = 10.0
-_MISSING_SECONDS = 300.0
-"""How long a worker that lacked something for one job takes no other: its disks may not be mounted."""
+from store.db.database import Database
+from store.db.errors import NotFound
+from store.jobs.leases import Claim, claim
+from store.jobs.placement import Devices
+from store.models import ModelRepository
+from store.settings import Settings
+from worker.attempt.supervisor import Supervisor
+from worker.launcher import TrainerLauncher
+from worker.occupancy import Occupancy, SlotState
+from worker.preflight import Preflight
+from worker.process.guardian import boot_time
 
-
-@dataclass(frozen=True)
-class Gpu:
-    """One accelerator as its driver reports it."""
-
-    index: str
-    uuid: str
-    free_bytes: int
-    total_bytes: int
-
-
-def probe_gpus() -> list[Gpu]:
-    """The accelerators of this machine, asked of nvidia-smi: a process that must later fork never opens CUDA itself.
-
-    [] where there is no driver, or none that answers within ten seconds.
-    """
-    query = "--query-gpu=index,uuid,memory.free,memory.total"
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    rows = [[field.strip() for field in line.split(",")] for line in answer.stdout.splitlines()]
-    return [
-        Gpu(row[0], row[1], int(row[2]) << 20, int(row[3]) << 20)
-        for row in rows
-        if len(row) == 4 and row[2].isdigit() and row[3].isdigit()
-    ]
+logger = logging.getLogger(__name__)
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # such as a stale file handle
-        return False
+class Drain:
+    """Whether the attempt that runs shall be handed back: the worker ends, or this process was sent SIGTERM."""
+
+    def __init__(self, occupancy: Occupancy) -> None:
+        self._occupancy = occupancy
+        self.asked = False
+
+    def is_set(self) -> bool:
+        return self.asked or self._occupancy.draining
 
 
 class Slot:
-    """The one place of this worker. Not thread-safe."""
+    """Used by the main thread of its process."""
 
     def __init__(
         self,
         *,
-        runs_dir: Path,
-        min_free_bytes: int,
-        gpus: str | None = None,
-        probe: Callable[[], list[Gpu]] = probe_gpus,
-        clock: Callable[[], float] = time.monotonic,
+        index: int,
+        worker_id: str,
+        devices: Devices,
+        settings: Settings,
+        launcher: TrainerLauncher,
+        preflight: Preflight,
+        occupancy: Occupancy,
     ) -> None:
-        """`gpus` limits the accelerators that count, by index or uuid as CUDA_VISIBLE_DEVICES does."""
-        self._runs_dir = runs_dir
-        self._min_free_bytes = min_free_bytes
-        self._names = None if gpus is None else {name.strip() for name in gpus.split(",") if name.strip()}
-        self._probe = probe
-        self._probed_at = -_PROBE_SECONDS
-        self._gpus: list[Gpu] = []
-        self._leftovers: list[ProcessIdentity] = []
-        self._clock = clock
-        self._missing: Path | None = None
-        self._missing_until = 0.0
+        self.index = index
+        self._worker_id = worker_id
+        self._devices = devices
+        self._settings = settings
+        self._launcher = launcher
+        self._preflight = preflight
+        self._occupancy = occupancy
+        self._database = Database(settings.database_url)
+        self._drain = Drain(occupancy)
+        self._problem: str | None = None
+        self._write(SlotState())
 
-    def left_by(self, survivors: Sequence[ProcessIdentity]) -> None:
-        """Note what an attempt left alive, and forget what the probe said before it."""
-        self._leftovers = list(survivors)
-        self._probed_at = -_PROBE_SECONDS
+    @contextlib.contextmanager
+    def handing_back_on_sigterm(self) -> Iterator[None]:
+        """Within the block SIGTERM hands back the running attempt; whatever it meant before, it means at the end.
 
-    def lacks(self, missing: Path | None) -> None:
-        """Note what an attempt did not find on this machine although the service has it; None where it had all."""
-        self._missing = missing
-        self._missing_until = self._clock() + _MISSING_SECONDS
+        The pool's own handler would leave the attempt at any point, with the lease still held.
+        """
 
-    def gpus(self) -> list[Gpu]:
-        """The accelerators of this slot, as of the last seconds."""
-        if time.monotonic() - self._probed_at >= _PROBE_SECONDS:
-            self._gpus = [
-                gpu
-                for gpu in self._probe()
-                if self._names is None or gpu.index in self._names or gpu.uuid in self._names
-            ]
-            self._probed_at = time.monotonic()
-        return self._gpus
+        def ask(*_: object) -> None:
+            self._drain.asked = True
 
-    def problem(self) -> str | None:
-        """Why no job may be started here now; None where the slot is free."""
-        self._leftovers = [process for process in self._leftovers if process.find() is not None]
-        if self._leftovers:
-            numbers = ", ".join(str(process.pid) for process in self._leftovers)
-            return f"processes of an ended attempt cannot be killed: {numbers}"
-        if self._missing is not None and (_is_there(self._missing) or self._clock() > self._missing_until):
-            self._missing = None
-        if self._missing is not None:
-            return f"{self._missing} is not on this machine, although the service has it: is its disk mounted?"
-        for gpu in self.gpus():
-            if gpu.free_bytes < LEAST_FREE_SHARE * gpu.total_bytes:
-                free = f"{gpu.free_bytes >> 20} of {gpu.total_bytes >> 20} MiB"
-                return f"accelerator {gpu.index} is in use by something else: {free} are free"
+        before = signal.signal(signal.SIGTERM, ask)
         try:
-            free_bytes = shutil.disk_usage(self._runs_dir).free
-        except OSError as error:
-            return f"the folder of runs cannot be asked for its space: {error.strerror}"
-        if free_bytes < self._min_free_bytes:
-            return f"the disk is almost full: {free_bytes >> 20} MiB are free, {self._min_free_bytes >> 20} are needed"
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if self._drain.asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def run_next(self) -> dict[str, Any] | None:
+        """Claim the next job and run one attempt of it; how that ended, or None where there was nothing to do."""
+        self._write(SlotState(busy=True))
+        told, ended = self._problem, None
+        try:
+            ended = self._run_next()
+            return ended
+        finally:
+            self._write(SlotState(problem=self._problem))
+            if (ended is not None and "job" in ended) or self._problem != told:
+                self._occupancy.ring()
+
+    def _run_next(self) -> dict[str, Any] | None:
+        if self._drain.is_set():
+            return None
+        self._check()
+        if self._problem is not None:
+            return {"refused": self._problem}
+        claimed_at = boot_time()
+        claimed = self._claim()
+        if claimed is None:
+            return None
+        with structlog.contextvars.bound_contextvars(job_id=claimed.job_id, attempt=claimed.attempt):
+            return self._run(claimed, claimed_at)
+
+    def _run(self, claimed: Claim, claimed_at: float) -> dict[str, Any]:
+        self._write(SlotState(busy=True, job_id=claimed.job_id, attempt=claimed.attempt))
+        supervisor = Supervisor(
+            database=self._database,
+            settings=self._settings,
+            launcher=self._launcher,
+            claim=claimed,
+            claimed_at=claimed_at,
+            drain=self._drain,
+            model_folder=lambda reference: self._model_folder(claimed.owner_id, reference),
+        )
+        state = None
+        try:
+            state = supervisor.run()
+        except Exception:
+            # The trainer is dead; the lease expires and a sweep decides, which bounds the attempts.
+            logger.exception("%s: the supervisor failed", claimed.job_id)
+        self._preflight.left_by(supervisor.survivors)
+        self._preflight.lacks(supervisor.missing)
+        self._check()
+        return {"job": claimed.job_id, "attempt": claimed.attempt, "state": None if state is None else str(state)}
+
+    def _claim(self) -> Claim | None:
+        try:
+            with self._database.write() as session:
+                return claim(
+                    session,
+                    self._worker_id,
+                    socket.gethostname(),
+                    os.getpid(),
+                    self._settings.lease_seconds,
+                    devices=self._devices,
+                    running_per_owner=self._settings.max_running_jobs,
+                )
+        except SQLAlchemyError as error:
+            logger.warning("looking for work failed: %s", type(error).__name__)
+        except Exception:
+            # Whatever stands in a row, the next look for work is a new one.
+            logger.exception("looking for work failed")
         return None
+
+    def _check(self) -> None:
+        problem = self._preflight.problem()
+        if problem != self._problem:
+            logger.warning("slot %d is %s", self.index, f"refused: {problem}" if problem else "free again")
+            self._problem = problem
+
+    def _write(self, state: SlotState) -> None:
+        self._occupancy.write(self.index, dataclasses.replace(state, pid=os.getpid()))
+
+    def _model_folder(self, owner_id: str, reference: str) -> Path | None:
+        with self._database.read() as session:
+            try:
+                model = ModelRepository(session).get(owner_id, reference)
+            except NotFound:
+                return None
+        root = self._settings.data_dir if model.kind == "student" else self._settings.models_dir
+        return root / model.path

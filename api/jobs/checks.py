@@ -57,8 +57,8 @@ def _check_resources(found: Checked, wanted: ResourceSpec, workers: Sequence[Wor
     if not workers:
         detail = "No worker is online just now: the job waits until one is that has what it needs."
         found.warnings.append(FieldError("no_worker_online", None, detail))
-    elif not any(_suits(worker, wanted.ranks, wanted.gpu_memory_bytes) for worker in workers):
-        enough = any(_suits(worker, wanted.ranks, None) for worker in workers)
+    elif not any(_suits(worker, wanted.gpus, wanted.gpu_memory_bytes) for worker in workers):
+        enough = any(_suits(worker, wanted.gpus, None) for worker in workers)
         asked = f"{wanted.ranks} with {wanted.gpu_memory_gib:g} GiB each" if wanted.gpu_memory_gib else wanted.ranks
         more = f" and {len(workers) - _TOLD_WORKERS} more" if len(workers) > _TOLD_WORKERS else ""
         found.fault(
@@ -69,12 +69,12 @@ def _check_resources(found: Checked, wanted: ResourceSpec, workers: Sequence[Wor
         )
 
 
-def _suits(worker: Worker, ranks: int, gpu_memory: int | None) -> bool:
+def _suits(worker: Worker, gpus: int, gpu_memory: int | None) -> bool:
     devices = Devices.of_worker(worker)
     cpus = worker.devices.get("cpus")
     # Ranks without an accelerator share the processors; more ranks than there are of them is nobody's intention.
-    too_many = not devices.memory and isinstance(cpus, int) and ranks > cpus
-    return devices.can_run(ranks, gpu_memory) and not too_many
+    too_many = not devices.memory and isinstance(cpus, int) and gpus > cpus
+    return devices.can_run(gpus, gpu_memory) and not too_many
 
 
 def _told(worker: Worker) -> str:

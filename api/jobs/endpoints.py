@@ -337,7 +337,7 @@ def _queued(session: Session, job: Job, settings: Settings, *, new: bool) -> Res
     if job.state is JobState.QUEUED:
         if new:
             service.hold_to_quotas(session, job.owner_id, settings)
-        wake_after_commit(session, job.id)
+        wake_after_commit(session, job)
     return _job_response(session, job, status=202)
 
 

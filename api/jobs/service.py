@@ -51,7 +51,7 @@ def create(session: Session, spec: JobSpec, *, owner_id: str, forked_from: Check
     """A queued job, announced once the transaction has committed."""
     job = JobRepository(session).create(owner_id=owner_id, spec=spec, forked_from=forked_from)
     session.flush()
-    wake_after_commit(session, job.id)
+    wake_after_commit(session, job)
     return job
 
 

@@ -64,7 +64,9 @@ class Sweep:
     cancelled: list[str] = field(default_factory=list)
     expired: list[str] = field(default_factory=list)
     wake: list[str] = field(default_factory=list)
-    """Queued jobs to announce through the broker, as many as workers are idle; already noted as dispatched."""
+    """Queued jobs to announce through the broker, as many as slots are idle; already noted as dispatched."""
+    gpus: dict[str, int] = field(default_factory=dict)
+    """How many accelerators each of these asks for."""
     delete_jobs: list[str] = field(default_factory=list)
     """Remove the folder ``runs/<id>``, then call ``JobRepository.purge``."""
     delete_checkpoints: list[DoomedCheckpoint] = field(default_factory=list)
@@ -104,6 +106,7 @@ def sweep(
     for job_id in _due(session, and_(Job.state.in_(ALIVE), overdue)):
         _handle(session, job_id, done, lambda job: _expire(session, job, folders))
     done.wake = _to_wake(session, now, wake_seconds)
+    done.gpus = {row.id: row.gpus for row in session.execute(select(Job.id, Job.gpus).where(Job.id.in_(done.wake)))}
     _collect_deletions(session, now, done)
     return done
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -112,8 +112,7 @@ def claim(
     now = database_now(session)
     candidate = (
         select(Job.id)
-        .where(Job.state == JobState.QUEUED, Job.deleting.is_(False))
-        .where(or_(Job.not_before.is_(None), Job.not_before <= now))
+        .where(*_claimable(now))
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -194,6 +193,33 @@ def _take(
         forked=job.forked_from is not None,
         lease_expires_at=job.lease_expires_at,
         seconds_to_deadline=_seconds_until(job.deadline_at, now),
+    )
+
+
+def waiting(
+    session: Session, worker_id: str, *, devices: Collection[Devices], limit: int, running_per_owner: int = 0
+) -> int:
+    """How many jobs slots with ``devices`` could claim now, at most ``limit``; 0 where their worker drains.
+
+    Takes no lock. Raises NotFound for a worker that is not registered.
+    """
+    worker = session.get(Worker, worker_id)
+    if worker is None:
+        raise NotFound("worker", worker_id)
+    if worker.draining:
+        return 0
+    found = select(Job.id).where(*_claimable(database_now(session)), or_(*(kind.suits() for kind in devices)))
+    if running_per_owner:
+        running = select(Job.owner_id).where(Job.state.in_(HELD)).group_by(Job.owner_id)
+        found = found.where(Job.owner_id.not_in(running.having(func.count(Job.id) >= running_per_owner)))
+    return len(session.scalars(found.limit(limit)).all())
+
+
+def _claimable(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Job.state == JobState.QUEUED,
+        Job.deleting.is_(False),
+        or_(Job.not_before.is_(None), Job.not_before <= now),
     )
 
 

@@ -122,7 +122,7 @@ class JobRepository:
             resume_after_attempt=0,
             forked_from=forked_from.id if forked_from is not None else None,
             max_runtime_seconds=spec.scheduling.max_runtime_seconds,
-            gpus=spec.resources.ranks,
+            gpus=spec.resources.gpus,
             gpu_memory=spec.resources.gpu_memory_bytes,
             fraction=0.0,
             furthest_fraction=0.0,

@@ -164,10 +164,10 @@ class TestBroker:
         app = create_app(make_settings(broker_url=valkey_url))
         with TestClient(app) as client, app.state.services.celery.connection_for_read() as connection:
             channel = connection.default_channel
-            channel.queue_purge("minillm")
+            channel.queue_purge("gpu")
             job = client.post("/v1/jobs", json=spec).json()
-            message = connection.SimpleQueue("minillm").get(timeout=5)
-            assert message.headers["task"] == "minillm.run"
+            message = connection.SimpleQueue("gpu").get(timeout=5)
+            assert message.headers["task"] == "minillm.attempt"
             assert message.payload[0] == [job["id"]]
             message.ack()
 

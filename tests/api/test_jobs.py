@@ -67,7 +67,7 @@ class TestCreate:
         self, client: TestClient, spec: Row, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         woken: list[str] = []
-        monkeypatch.setattr("store.announcer.Announcer.announce", lambda _, job_id: woken.append(job_id))
+        monkeypatch.setattr("store.announcer.Announcer.announce", lambda _, job_id, gpus: woken.append(job_id))
 
         def refuse(session: Session) -> None:
             if session.info.get("wake_after_commit"):

@@ -37,11 +37,9 @@ def arm(moment: str) -> None:
 def main() -> int:
     arm(sys.argv[1])
     if sys.argv[2] == "worker":
-        from store.settings import get_settings
-        from tests.worker.fake_launcher import FakeLauncher
-        from worker.__main__ import run_worker
+        from tests.fixtures import fake_launcher
 
-        return run_worker(get_settings(), FakeLauncher())
+        fake_launcher.app.worker_main(["worker", "--loglevel=INFO"])
     program = importlib.import_module({"api": "api.__main__", "sweeper": "worker.services.sweeper"}[sys.argv[2]])
     return int(program.main())
 

@@ -18,7 +18,8 @@ from store.jobs.vocabulary import JobState
 from store.workers import WorkerRepository
 from tests.api.model_folders import write_model
 from tests.faults.conftest import DYING, sweeper_of
-from tests.worker.conftest import Service, wait_until
+from tests.fixtures.play import Service
+from tests.fixtures.process import wait_until
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 KEY = {"Idempotency-Key": "one-job"}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from sqlalchemy import select
@@ -23,9 +24,10 @@ from store.bytes.runs import Runs
 from store.db.tables import Attempt, Checkpoint, Job, MetricPoint
 from store.jobs.due import sweep_with
 from store.jobs.vocabulary import AttemptState, JobState
-from tests.faults.conftest import DYING, WORKER, die_at_commit, in_child
+from tests.faults.conftest import DYING
+from tests.fixtures.play import SHORT_LEASE, WORKER, Service
+from tests.fixtures.process import die_at_commit, in_child, wait_until
 from tests.store.scenes import artifact
-from tests.worker.conftest import SHORT_LEASE, Service, wait_until
 from worker.attempt.manifests import verify
 from worker.process.identity import attempt_processes
 
@@ -48,7 +50,8 @@ def test_a_zombie_that_wakes_up_changes_nothing(service: Service, start: Start) 
     wait_until(lambda: service.steps(job_id) >= 2, 60)
     (attempt,) = service.attempts(job_id)
     # Asleep to the last process, so that not even its guardian can end the trainer in time.
-    asleep = [first.pid, *(process.pid for process in attempt_processes([attempt.id])[attempt.id])]
+    trainer = [process.pid for process in attempt_processes([attempt.id])[attempt.id]]
+    asleep = [first.pid, attempt.supervisor_pid, *trainer]
     # SQLite has one writer. While it is this test, nobody falls asleep who would keep all others from writing.
     with service.database.write() as session:
         service.database.now(session)  # the transaction begins
@@ -75,8 +78,9 @@ def test_a_zombie_that_wakes_up_changes_nothing(service: Service, start: Start) 
 
 def test_a_death_between_claim_and_first_heartbeat_is_found(service: Service, start: Start) -> None:
     job_id = service.submit(steps="2")
-    dying = start(DYING, "worker.claiming:Supervisor:before", "worker", MINILLM_LEASE_SECONDS=str(SHORT_LEASE))
-    assert dying.wait(60) == -signal.SIGKILL
+    worker = start(DYING, "worker.slot:Supervisor:before", "worker", MINILLM_LEASE_SECONDS=str(SHORT_LEASE))
+    wait_until(lambda: any(not psutil.pid_exists(row.supervisor_pid) for row in service.attempts(job_id)), 60)
+    worker.kill()
     job = service.job(job_id)
     assert job.state is JobState.STARTING and job.lease_expires_at is not None
     with service.database.write() as session:

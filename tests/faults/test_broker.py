@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+import signal
 import time
 from collections.abc import Callable
 
-import psutil
 import pytest
 import redis
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from store.broker import make_celery, wake
-from store.jobs.vocabulary import JobState
+from store.jobs.vocabulary import AttemptState, JobState
 from tests.api.conftest import upload
 from tests.api.model_folders import write_model
-from tests.faults.conftest import BY_MESSAGE, WORKER, Broker, sweeper_of
-from tests.worker.conftest import Service, wait_until
+from tests.faults.conftest import sweeper_of
+from tests.fixtures.broker import Broker
+from tests.fixtures.play import BY_MESSAGE, SHORT_LEASE, WORKER, Service
+from tests.fixtures.process import Start, wait_until
+from worker.process.identity import attempt_processes
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
 PATIENCE = 60.0
 
 
@@ -116,18 +118,21 @@ def test_jobs_accepted_without_a_broker_run_once_it_is_there(
     wait_until(all_done, PATIENCE)
 
 
-class TestCelery:
-    def test_its_death_does_not_touch_the_running_job(self, service: Service, start: Start, broker: Broker) -> None:
-        worker = start(WORKER, MINILLM_BROKER_URL=broker.url)
+class TestPool:
+    def test_its_process_dies_and_the_job_is_taken_up_again(
+        self, service: Service, start: Start, broker: Broker
+    ) -> None:
+        start(WORKER, MINILLM_BROKER_URL=broker.url, MINILLM_LEASE_SECONDS=str(SHORT_LEASE))
         job_id = service.submit(steps="40", delay="0.1")
-        wait_until(lambda: service.steps(job_id) and len(_hints(worker)) >= 2, PATIENCE)
-        killed = _hints(worker)
-        # The pool's child first, then all of it.
-        for process in sorted(killed, key=lambda process: process.pid, reverse=True):
-            process.kill()
-        succeeds(service, job_id)
-        assert len(service.attempts(job_id)) == 1
-        wait_until(lambda: _hints(worker) and not set(_hints(worker)) & set(killed), PATIENCE)
+        wait_until(lambda: service.steps(job_id), PATIENCE)
+        (attempt,) = service.attempts(job_id)
+        os.kill(attempt.supervisor_pid, signal.SIGKILL)
+        wait_until(lambda: not attempt_processes([attempt.id]), PATIENCE)
+        sweeper = sweeper_of(service)
+        wait_until(lambda: sweeper.sweep_once() and service.state(job_id) is JobState.SUCCEEDED, PATIENCE)
+        lost, resumed = service.attempts(job_id)
+        assert (lost.state, resumed.worker_id) == (AttemptState.LOST, lost.worker_id)
+        assert resumed.supervisor_pid != lost.supervisor_pid
 
     def test_an_idle_worker_takes_the_job_behind_a_busy_one(
         self, service: Service, start: Start, broker: Broker, announce: Callable[[str], bool]
@@ -143,14 +148,3 @@ class TestCelery:
         for job_id in short:
             succeeds(service, job_id)
         assert service.state(long) is JobState.RUNNING
-
-
-def _hints(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(worker.pid).children(recursive=True):
-        try:
-            if "worker.hints" in process.cmdline() or "celery" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found

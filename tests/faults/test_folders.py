@@ -20,8 +20,9 @@ from minillm_core.spec import EVENTS_FILE
 from store.db.tables import Checkpoint, Job
 from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import JobState, Keep
-from tests.faults.conftest import die, in_child, sweeper_of
-from tests.worker.conftest import Service, wait_until
+from tests.faults.conftest import sweeper_of
+from tests.fixtures.play import Service
+from tests.fixtures.process import die, in_child, wait_until
 from worker.attempt import lease as lease_keeper
 from worker.process.rotate import rotate
 

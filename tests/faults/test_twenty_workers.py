@@ -12,8 +12,9 @@ from sqlalchemy import func, select
 from store.broker import make_celery, wake
 from store.db.tables import Attempt, Job, Worker
 from store.jobs.vocabulary import JobState
-from tests.faults.conftest import BY_MESSAGE, Broker
-from tests.worker.conftest import Service, wait_until
+from tests.fixtures.broker import Broker
+from tests.fixtures.play import BY_MESSAGE, Service
+from tests.fixtures.process import wait_until
 
 PROGRAM = str(Path(__file__).with_name("twenty_workers.py"))
 JOBS, WORKERS = 26, 20

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from store.broker import QUEUE, make_celery, wake
+from store.broker import CPU_QUEUE, GPU_QUEUE, make_celery, wake
 from store.settings import Settings
 from tests import services
 
@@ -20,9 +20,11 @@ from tests import services
 def test_message_is_json_with_the_job_id_alone(valkey_url: str, tmp_path: Path) -> None:
     app = make_celery(Settings(broker_url=valkey_url, data_dir=tmp_path))
     client = redis.Redis(unix_socket_path=valkey_url.removeprefix("redis+socket://"))
-    client.delete(QUEUE)
+    client.delete(GPU_QUEUE, CPU_QUEUE)
     assert wake(app, "job_x")
-    (raw,) = client.lrange(QUEUE, 0, -1)
+    assert wake(app, "job_y", gpus=0)
+    (raw,) = client.lrange(GPU_QUEUE, 0, -1)
+    assert client.llen(CPU_QUEUE) == 1
     message = json.loads(raw)
     assert message["content-type"] == "application/json"
     assert json.loads(base64.b64decode(message["body"]))[0] == ["job_x"]

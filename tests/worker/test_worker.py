@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
@@ -17,15 +14,13 @@ from store.broker import make_celery, wake
 from store.db.tables import Checkpoint, Worker
 from store.jobs.due import sweep_with
 from store.jobs.vocabulary import AttemptState, JobState
-from tests.worker.conftest import SHORT_LEASE, Service, wait_until
-
-Start = Callable[..., "subprocess.Popen[bytes]"]
-WORKER = str(Path(__file__).with_name("fake_launcher.py"))
+from tests.fixtures.play import SHORT_LEASE, WORKER, Service
+from tests.fixtures.process import Start, left_by, wait_until
 
 
 def test_the_room_never_imports_torch() -> None:
     code = (
-        "import sys, worker.__main__, worker.services.sweeper, worker.hints, worker.embedded.up\n"
+        "import sys, worker.__main__, worker.app, worker.services.sweeper, worker.embedded.up\n"
         "assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -49,15 +44,16 @@ def test_without_a_broker_jobs_run_and_sigterm_gives_the_running_one_back(
         steps = session.scalars(select(Checkpoint.step).where(Checkpoint.job_id == long)).all()
         assert session.scalars(select(Worker)).one().stopped_at is not None
     assert max(steps) == job.furthest_fraction * 1000
-    assert not _left(mark)
+    assert not left_by(mark)
 
 
-def _falls_asleep(service: Service, worker: subprocess.Popen[bytes]) -> bool:
+def _falls_asleep(service: Service, asleep: list[psutil.Process]) -> bool:
     """Stop the worker. False, and it is awake again, where it was in a transaction: others would wait for its locks."""
     with service.database.write() as session:
         service.database.now(session)  # on SQLite nobody else writes now
-        worker.send_signal(signal.SIGSTOP)
-        wait_until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
+        for process in asleep:
+            process.suspend()
+        wait_until(lambda: all(process.status() == psutil.STATUS_STOPPED for process in asleep))
     if service.database.dialect == "sqlite":
         return True
     with service.database.read() as session:
@@ -65,10 +61,15 @@ def _falls_asleep(service: Service, worker: subprocess.Popen[bytes]) -> bool:
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
             "AND backend_type = 'client backend' AND state <> 'idle'"
         )
-        asleep = session.scalar(text(others)) == 0
-    if not asleep:
-        worker.send_signal(signal.SIGCONT)
-    return asleep
+        still = session.scalar(text(others)) == 0
+    if not still:
+        _wakes_up(asleep)
+    return still
+
+
+def _wakes_up(asleep: list[psutil.Process]) -> None:
+    for process in asleep:
+        process.resume()
 
 
 def test_sleep_and_sudden_death_leave_no_trainer_and_no_lost_job(service: Service, start: Start, mark: str) -> None:
@@ -77,11 +78,12 @@ def test_sleep_and_sudden_death_leave_no_trainer_and_no_lost_job(service: Servic
     wait_until(lambda: service.steps(job_id) and service.processes(job_id) == 5, 30)
 
     # Asleep beyond its lease: the trainer is dead by the time that anybody else may claim the job.
-    wait_until(lambda: _falls_asleep(service, worker))
+    asleep = [psutil.Process(pid) for pid in (worker.pid, service.attempts(job_id)[0].supervisor_pid)]
+    wait_until(lambda: _falls_asleep(service, asleep))
     wait_until(lambda: _swept(service, job_id) is JobState.QUEUED)
     assert service.processes(job_id) == 0
     (first,) = service.attempts(job_id)
-    worker.send_signal(signal.SIGCONT)
+    _wakes_up(asleep)
 
     # Awake again it writes nothing for the old attempt, and takes the job anew.
     wait_until(lambda: len(service.attempts(job_id)) == 2 and service.processes(job_id) == 5, 10)
@@ -92,7 +94,7 @@ def test_sleep_and_sudden_death_leave_no_trainer_and_no_lost_job(service: Servic
     wait_until(lambda: service.processes(job_id) == 0, SHORT_LEASE)
     assert service.state(job_id) in (JobState.STARTING, JobState.RUNNING)
     wait_until(lambda: _swept(service, job_id) is JobState.QUEUED)
-    wait_until(lambda: not _left(mark), 5)
+    wait_until(lambda: not left_by(mark), 5)
 
 
 def test_what_a_machine_lacks_it_does_not_fail_job_after_job_for(service: Service, start: Start) -> None:
@@ -137,15 +139,3 @@ def _swept(service: Service, job_id: str) -> JobState:
     with service.database.write() as session:
         sweep_with(session, service.settings)
     return service.state(job_id)
-
-
-def _left(mark: str) -> list[int]:
-    """Living processes that carry the mark of this test's programs."""
-    left = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
-                left.append(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return left

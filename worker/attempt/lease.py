@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -48,7 +50,9 @@ class LeaseKeeper:
         self._changed = changed
         self._stopped = threading.Event()
         self._asked = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        # In the caller's context, so that its lines name the job too.
+        run = functools.partial(contextvars.copy_context().run, self._run)
+        self._thread = threading.Thread(target=run, name="lease", daemon=True)
         self._extended: Callable[[float], None] | None = None
         self._lapsed = False
         self.deadline = claimed_at + lease_seconds - self._margin

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,7 +36,7 @@ from store.db.database import DATABASE_AWAY, Database
 from store.db.errors import StaleAttempt, UnverifiedArtifact
 from store.jobs.endings import Outcome, RetryPolicy, Student
 from store.jobs.leases import Claim, finish, pass_over, record, record_process
-from store.jobs.vocabulary import DesiredState, Keep
+from store.jobs.vocabulary import DesiredState, JobState, Keep
 from store.server_paths import ServerPaths
 from store.settings import Settings
 from worker.attempt.ending import Ending, StopReason, judge, out_of_memory_kills
@@ -66,6 +66,12 @@ STALL_GRACE_SECONDS = 5.0
 Result = TypeVar("Result")
 
 
+class Wish(Protocol):
+    """Something that is wanted or not, such as a :class:`threading.Event`."""
+
+    def is_set(self) -> bool: ...
+
+
 class Supervisor:
     """Runs the attempt of one claim; used once, by one thread."""
 
@@ -77,7 +83,7 @@ class Supervisor:
         launcher: TrainerLauncher,
         claim: Claim,
         claimed_at: float,
-        drain: threading.Event,
+        drain: Wish,
         model_folder: Callable[[str], Path | None],
     ) -> None:
         """`claimed_at`: boot time from before the claim was sent; `drain`: set when the worker shall hand back its
@@ -120,15 +126,16 @@ class Supervisor:
         self.missing: Path | None = None
         """What the service has and this machine lacks: the slot is dirty until it is there, or for a while."""
 
-    def run(self) -> None:
-        """Run the attempt to its end. Returns also where the job was lost to another holder."""
+    def run(self) -> JobState | None:
+        """Run the attempt to its end; the job's state then, or None where the job was lost to another holder."""
         job = self._claim.job_id
         logger.info("%s: attempt %d begins", job, self._claim.attempt)
         with self._lease:
             try:
-                self._finish(self._attempt())
+                return self._finish(self._attempt())
             except StaleAttempt:
                 logger.warning("%s: attempt %d is no longer the holder and was ended", job, self._claim.attempt)
+                return None
 
     # ------------------------------------------------------------------------------------ the attempt
 
@@ -364,20 +371,22 @@ class Supervisor:
         while self._read_events() or self._pending:
             self._persist(self._record)
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Outcome) -> JobState:
         policy = RetryPolicy.of(self._settings)
 
-        def settle(outcome: Outcome) -> None:
+        def settle(outcome: Outcome) -> JobState:
             with self._database.write() as session:
                 state = finish(session, self._claim, outcome, policy)
             logger.info("%s: attempt %d ended, the job is %s", self._claim.job_id, self._claim.attempt, state)
+            return state
 
         try:
-            self._persist(lambda: settle(outcome))
+            return self._persist(lambda: settle(outcome))
         except UnverifiedArtifact as error:
             logger.error("%s", error)
             failure = Failure(code="internal_error", category=FailureCategory.SYSTEM, message=str(error))
-            self._persist(lambda: settle(Outcome.failed(failure, log=attempt_log(self._run_dir, self._paths).encode())))
+            log = attempt_log(self._run_dir, self._paths).encode()
+            return self._persist(lambda: settle(Outcome.failed(failure, log=log)))
 
     def _persist(self, write: Callable[[], Result]) -> Result:
         """Do what must not be lost, again and again while the database is away; what it returns.

@@ -67,7 +67,7 @@ class Sweeper:
                 self._recover_at = time.monotonic() + self._settings.lease_seconds
             self._report(done)
             for job_id in done.wake:
-                if not wake(self._celery, job_id):
+                if not wake(self._celery, job_id, gpus=done.gpus[job_id]):
                     break  # the next might cost as many seconds: a later sweep asks the broker again
             self.end_orphans()
             self._delete(done)

@@ -11,7 +11,8 @@ from sqlalchemy.exc import OperationalError
 from store.db.tables import Job
 from store.jobs.leases import Claim, claim
 from store.jobs.vocabulary import DesiredState
-from tests.worker.conftest import Service, wait_until
+from tests.fixtures.play import Service
+from tests.fixtures.process import wait_until
 from worker.attempt import lease as lease_keeper
 from worker.attempt.lease import LeaseKeeper, safety_margin
 from worker.process.guardian import boot_time

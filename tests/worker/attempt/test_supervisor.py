@@ -23,8 +23,9 @@ from store.jobs.endings import RetryPolicy
 from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import AttemptState, JobState, Keep
 from store.workers import WorkerRepository
+from tests.fixtures.play import OWNER, SHORT_LEASE, Service
+from tests.fixtures.process import wait_until
 from tests.store import scenes
-from tests.worker.conftest import OWNER, SHORT_LEASE, Service, wait_until
 from worker.attempt import run_folder
 from worker.attempt.ending import StopReason
 from worker.attempt.supervisor import Supervisor

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.worker.conftest import wait_until
+from tests.fixtures.process import wait_until
 from worker.embedded.up import CannotStart, free_port, lock_folder
 from worker.embedded.valkey import prepare_valkey
 

@@ -18,7 +18,7 @@ from worker.process.group import ProcessGroup
 from worker.process.guardian import boot_time
 from worker.process.identity import attempt_processes, kill_attempt
 
-TRAINER = Path(__file__).parents[1] / "fake_trainer.py"
+TRAINER = Path(__file__).parents[2] / "fixtures" / "fake_trainer.py"
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:

@@ -18,7 +18,8 @@ from store.jobs.leases import claim
 from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import JobState
 from store.workers import WorkerRepository
-from tests.worker.conftest import OWNER, Service, wait_until
+from tests.fixtures.play import OWNER, Service
+from tests.fixtures.process import wait_until
 from worker.process.group import ProcessGroup
 from worker.process.guardian import boot_time
 from worker.process.identity import attempt_processes
@@ -93,7 +94,7 @@ class TestWakes:
     ) -> None:
         """One that hangs costs seconds each time, in which no lease would be recovered."""
         asked: list[str] = []
-        monkeypatch.setattr("worker.services.sweeper.wake", lambda _, job_id: asked.append(job_id))
+        monkeypatch.setattr("worker.services.sweeper.wake", lambda _, job_id, gpus: asked.append(job_id))
         with service.database.write() as session:
             for number in range(3):
                 WorkerRepository(session).register(host="h", pid=number, heartbeat_seconds=5.0)
