@@ -186,14 +186,19 @@ class KeyRepository:
         before: str | None = None,
     ) -> Page[ApiKey]:
         """A page of one owner's keys, or (None) of all of them."""
-        statement = select(ApiKey)
-        if owner_id is not None:
-            statement = statement.where(ApiKey.owner_id == owner_id)
-        cursor = after or before
-        if cursor is not None and self.session.scalar(statement.where(ApiKey.id == cursor)) is None:
-            raise NotFound("api_key", cursor)
+        own = None if owner_id is None else ApiKey.owner_id == owner_id
+        statement = select(ApiKey) if own is None else select(ApiKey).where(own)
         return page(
-            self.session, statement, ApiKey.created_at, ApiKey.id, limit=limit, order=order, after=after, before=before
+            self.session,
+            statement,
+            ApiKey.created_at,
+            ApiKey.id,
+            prefix="key",
+            within=own,
+            limit=limit,
+            order=order,
+            after=after,
+            before=before,
         )
 
     def revoke(self, key: ApiKey) -> ApiKey:

@@ -69,15 +69,21 @@ class FileRepository:
         before: str | None = None,
         purpose: str | None = None,
     ) -> Page[File]:
-        """A page of the owner's files. Raises NotFound for a cursor that is not one of them."""
-        cursor = after or before
-        if cursor is not None:
-            self.get(owner_id, cursor)
+        """A page of the owner's files. Raises NotFound for a cursor that is no file's id, or another owner's."""
         statement = select(File).where(File.owner_id == owner_id, File.deleting.is_(False))
         if purpose is not None:
             statement = statement.where(File.purpose == purpose)
         return page(
-            self.session, statement, File.created_at, File.id, limit=limit, order=order, after=after, before=before
+            self.session,
+            statement,
+            File.created_at,
+            File.id,
+            prefix="file",
+            within=File.owner_id == owner_id,
+            limit=limit,
+            order=order,
+            after=after,
+            before=before,
         )
 
     def request_delete(self, file: File) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Select, or_, select, update
+from sqlalchemy import ColumnElement, Select, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -49,15 +49,21 @@ class ModelRepository:
         before: str | None = None,
         kind: str | None = None,
     ) -> Page[Model]:
-        """A page of visible models. Raises NotFound for an unknown cursor."""
-        cursor = after or before
-        if cursor is not None:
-            self.get(owner_id, cursor)
+        """A page of visible models. Raises NotFound for a cursor that is no id of a model, or of one not visible."""
         statement = self._visible(owner_id)
         if kind is not None:
             statement = statement.where(Model.kind == kind)
         return page(
-            self.session, statement, Model.created_at, Model.id, limit=limit, order=order, after=after, before=before
+            self.session,
+            statement,
+            Model.created_at,
+            Model.id,
+            prefix="model",
+            within=_owned(owner_id),
+            limit=limit,
+            order=order,
+            after=after,
+            before=before,
         )
 
     def update_folders(self, found: Iterable[FoundFolder]) -> None:
@@ -111,4 +117,8 @@ class ModelRepository:
 
     def _visible(self, owner_id: str) -> Select[Model]:
         gone = select(Job.id).where(Job.id == Model.job_id, Job.deleting.is_(True)).exists()
-        return select(Model).where(or_(Model.owner_id.is_(None), Model.owner_id == owner_id), ~gone)
+        return select(Model).where(_owned(owner_id), ~gone)
+
+
+def _owned(owner_id: str) -> ColumnElement[bool]:
+    return or_(Model.owner_id.is_(None), Model.owner_id == owner_id)

@@ -43,14 +43,13 @@ class CheckpointRepository:
     ) -> Page[Checkpoint]:
         """A page of the job's checkpoints. Raises NotFound for an unknown cursor."""
         statement = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.deleting.is_(False))
-        cursor = after or before
-        if cursor is not None and self.session.scalar(statement.where(Checkpoint.id == cursor)) is None:
-            raise NotFound("checkpoint", cursor)
         return page(
             self.session,
             statement,
             Checkpoint.created_at,
             Checkpoint.id,
+            prefix="ckpt",
+            within=Checkpoint.job_id == job.id,
             limit=limit,
             order=order,
             after=after,

@@ -171,11 +171,8 @@ class JobRepository:
     ) -> Page[JobHead]:
         """A page of the heads of the owner's jobs; filters are joined by "and". Jobs being deleted are left out.
 
-        Raises NotFound for a cursor that is not one of the owner's jobs.
+        Raises NotFound for a cursor that is no id of a job, or that of another owner's.
         """
-        cursor = after or before
-        if cursor is not None:
-            self.get(owner_id, cursor)
         statement = select(*_HEAD).where(Job.owner_id == owner_id, Job.deleting.is_(False))
         if states:
             statement = statement.where(Job.state.in_(states))
@@ -190,6 +187,8 @@ class JobRepository:
             statement,
             Job.created_at,
             Job.id,
+            prefix="job",
+            within=Job.owner_id == owner_id,
             limit=limit,
             order=order,
             after=after,

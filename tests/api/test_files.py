@@ -1,8 +1,10 @@
 import hashlib
 
+from sqlalchemy import delete
 from starlette.testclient import TestClient
 
 from api.services import Services
+from store.db.tables import File
 from store.settings import Settings
 from tests.api.conftest import Row, check_problem, jsonl, upload
 
@@ -31,6 +33,17 @@ def test_list(client: TestClient) -> None:
     assert [file["id"] for file in client.get("/v1/files?purpose=corpus").json()["data"]] == [corpus]
     page = client.get(f"/v1/files?limit=1&after={ids[0]}").json()
     assert (page["data"][0]["id"], page["has_more"]) == (ids[1], True)
+
+
+def test_the_page_after_a_file_that_is_gone(client: TestClient, services: Services) -> None:
+    newest, gone, oldest = [upload(client).json()["id"] for _ in range(3)][::-1]
+    with services.database.write() as session:
+        session.execute(delete(File).where(File.id == gone))
+    found = client.get("/v1/files", params={"after": gone}).json()["data"]
+    assert [file["id"] for file in found] == [oldest]
+    found = client.get("/v1/files", params={"before": gone}).json()["data"]
+    assert [file["id"] for file in found] == [newest]
+    check_problem(client.get("/v1/files", params={"after": "job" + gone[4:]}), 422, "unknown_cursor", "after")
 
 
 def test_ranges_and_conditions(client: TestClient) -> None:

@@ -893,6 +893,16 @@ class TestLists:
             page = repository.list(OWNER, order="asc", metadata={"n": "1"})
             assert [job.id for job in page.items] == [ids[1], ids[3]]
             assert repository.list(OWNER, states=[S.FAILED]).items == []
+
+    def test_a_cursor_is_a_position_also_when_its_job_is_gone(self, database: Database) -> None:
+        ids = [make_job(database) for _ in range(5)]
+        with database.write() as session:
+            session.execute(delete(Job).where(Job.id == ids[2]))
+        with database.read() as session:
+            repository = JobRepository(session)
+            assert [job.id for job in repository.list(OWNER, after=ids[2]).items] == [ids[1], ids[0]]
+            assert [job.id for job in repository.list(OWNER, before=ids[2], limit=1).items] == [ids[3]]
+            assert [job.id for job in repository.list(OWNER, after=ids[2], order="asc").items] == ids[3:]
             assert repository.list(OWNER, metadata={"n": "1'\"; --"}).items == []
 
 
