@@ -14,7 +14,7 @@ from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
 from api.http.parameters import only_known_parts
 from api.http.ranges import send_file
-from minillm_core.spec.rows import CALIBRATION_SHAPES, CORPUS_SHAPES, DATASET_SHAPES
+from minillm_core.spec.rows import CALIBRATION_SHAPES, CORPUS_SHAPES, DATASET_SHAPES, FILES
 from store.files import FileRepository
 
 router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["files"])
@@ -39,8 +39,8 @@ _UPLOAD_EXAMPLE = {
     responses=problems(400, 401, 413, 415, 422, 429, 503, 507),
     dependencies=[Depends(only_known_parts), UploadTurn],
     summary="Upload a file",
-    description=f"Every line is checked before the file is accepted. {DATASET_SHAPES} {CORPUS_SHAPES} "
-    f"{CALIBRATION_SHAPES} Blank lines are skipped.",
+    description=f"Every row is checked before the file is accepted. Files of rows are {FILES}. "
+    f"{DATASET_SHAPES} {CORPUS_SHAPES} {CALIBRATION_SHAPES} Blank lines are skipped.",
     openapi_extra=_UPLOAD_EXAMPLE,
 )
 def files_create(

@@ -18,7 +18,7 @@ class FileOut(Out):
     bytes: int
     sha256: str
     lines: int | None
-    """Rows (of plain text, lines) that are not blank."""
+    """Rows (of plain text, lines that are not blank)."""
     created_at: datetime
     expires_at: datetime | None
 

@@ -28,8 +28,8 @@ def load_corpus(
 ) -> torch.Tensor:
     """Blocks ``tokens_NT`` (int32, T = ``block_tokens``): all documents joined, an eos after each.
 
-    A file whose first line is a JSON object is JSONL with a ``text`` in every row, a document
-    each; any other file is one document of plain text. What does not fill the last block is left
+    A file of rows (JSONL, a JSON array, CSV) has a ``text`` in every row, a document each; any
+    other file is one document of plain text. What does not fill the last block is left
     out. Raises UserError ``dataset_invalid`` when a line is wrong or the text fills no block.
     """
     tokens: list[np.ndarray] = []

@@ -136,7 +136,7 @@ def load_dataset(
         special_rows += bool(said)
         prompt = encode_prompt(text, template, tokenizer, special)
         if not prompt:
-            raise UserError("dataset_invalid", f"line {example.line}: the prompt has no tokens", param="/dataset/file")
+            raise UserError("dataset_invalid", f"{example.place}: the prompt has no tokens", param="/dataset/file")
         if len(prompt) > max_prompt_tokens:
             shortest = min(shortest, len(prompt)) if dropped else len(prompt)
             dropped += 1

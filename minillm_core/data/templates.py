@@ -46,8 +46,7 @@ def prompt_texts(
 ) -> Iterator[str]:
     """The prompt of each example as text, as the model sees it up to the first token of the response.
 
-    Raises UserError ``dataset_invalid`` at ``param``, with the line, when the template refuses a row (a conversation
-    of several turns under ``alpaca``, roles that the chat template does not know) or fails on what is in it, and
+    Raises UserError ``dataset_invalid`` at ``param``, with the row's place, when the template refuses a row (several turns under ``alpaca``, roles that the chat template does not know) or fails on what is in it, and
     ``template_invalid`` when the chat template fails on any conversation or takes more than its limits.
     """
     if template == "chat":
@@ -177,4 +176,4 @@ def _alpaca(example: Example, param: str) -> str:
 
 
 def _refused(example: Example, reason: str, param: str) -> UserError:
-    return UserError("dataset_invalid", f"line {example.line}: {reason}", param=param)
+    return UserError("dataset_invalid", f"{example.place}: {reason}", param=param)

@@ -52,7 +52,7 @@ class LabelSet:
 def read_calibration_file(
     path: Path, template: Template, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
 ) -> LabelSet:
-    """JSONL rows ``{"instruction", "answer"}``; the labels are the different answers.
+    """Rows ``{"instruction", "answer"}``; the labels are the different answers.
 
     Raises UserError ``dataset_invalid`` at ``/evaluation/calibration_file``, with the line, when a
     row lacks what it needs, a prompt has more than ``max_prompt_tokens`` (left out, the accuracy
@@ -63,14 +63,14 @@ def read_calibration_file(
     for row in read(path, calibration_rows, _PARAM):
         answers.append(row.answer)
         asked = (Message("user", row.instruction),)
-        examples.append(Example("instruction", asked, "", row.line, row.instruction))
+        examples.append(Example("instruction", asked, "", row.line, row.instruction, unit=row.unit))
     prompts: list[list[int]] = []
     for example, text in zip(examples, prompt_texts(examples, template, tokenizer, param=_PARAM), strict=True):
         prompt = encode_prompt(text, template, tokenizer)
         if len(prompt) > max_prompt_tokens:
             raise UserError(
                 "dataset_invalid",
-                f"line {example.line}: the prompt has {len(prompt)} tokens, more than max_prompt_tokens "
+                f"{example.place}: the prompt has {len(prompt)} tokens, more than max_prompt_tokens "
                 f"({max_prompt_tokens})",
                 param=_PARAM,
             )

@@ -72,7 +72,7 @@ class StudentSpec(Strict):
 
 
 class DatasetSpec(Strict):
-    """JSONL, one object a line, in one of the accepted shapes (see docs/datasets.md)."""
+    """Rows in one of the accepted files and shapes (see docs/datasets.md)."""
 
     file: Annotated[FileReference, Names("file", "dataset")]
     template: Literal["chat", "alpaca", "plain"] = "chat"
