@@ -46,7 +46,8 @@ def prompt_texts(
 ) -> Iterator[str]:
     """The prompt of each example as text, as the model sees it up to the first token of the response.
 
-    Raises UserError ``dataset_invalid`` at ``param``, with the row's place, when the template refuses a row (several turns under ``alpaca``, roles that the chat template does not know) or fails on what is in it, and
+    Raises UserError ``dataset_invalid`` at ``param``, with the row's place, when the template refuses a row (a
+    conversation of several turns under ``alpaca``, roles that it does not know) or fails on what is in it, and
     ``template_invalid`` when the chat template fails on any conversation or takes more than its limits.
     """
     if template == "chat":
