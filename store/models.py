@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -88,7 +88,7 @@ class ModelRepository:
             self.session.delete(row)
         self.session.flush()
 
-    def of_older_fingerprints(self, version: str, without: Collection[str], limit: int = 20) -> list[Model]:
+    def of_older_fingerprints(self, version: str, without: Collection[str], limit: int = 20) -> Sequence[Model]:
         """Students whose tokenizer's fingerprint does not begin with ``version``, but those of ids in ``without``."""
         statement = select(Model).where(Model.kind == "student", ~Model.tokenizer_fingerprint.startswith(version))
         found = self.session.scalars(statement.order_by(Model.created_at.desc(), Model.id).limit(limit + len(without)))

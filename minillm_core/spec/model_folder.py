@@ -74,6 +74,16 @@ _IMPLEMENTATION_FIELDS = frozenset(
 )
 # A built-in attention has a plain name; owner/repository is fetched from the hub and run.
 _PLAIN_NAME = re.compile(r"[a-z0-9_]*")
+_HEAD = "lm_head.weight"
+_EMBEDDINGS = (
+    "model.embed_tokens.weight",
+    "model.decoder.embed_tokens.weight",
+    "transformer.wte.weight",
+    "wte.weight",
+)
+_TIED_UNLESS_TOLD = frozenset({"gpt2", "opt", "gemma", "gemma2", "gemma3_text"})
+# What files of older releases hold beside the weights: GPT-2's causal mask, rotary frequencies.
+_BUFFER = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _BITS = {
     **dict.fromkeys(("F4",), 4),
@@ -185,12 +195,14 @@ def _model(files: FolderFiles, found: _Findings) -> None:
         # A loader would take the model that the adapter names in place of this one.
         found.problem(UNSUPPORTED, f"{ADAPTER_CONFIG} beside config.json: a folder holds a model or an adapter")
     _code(files, found)
+    config: dict[str, Any] = {}
     try:
-        _config(files.json_object("config.json", CONFIG_BYTES), found)
+        config = files.json_object("config.json", CONFIG_BYTES)
+        _config(config, found)
     except Unreadable as error:
         found.unreadable(error)
     try:
-        _weights(files, found)
+        _weights(files, config, found)
     except Unreadable as error:
         found.unreadable(error)
     try:
@@ -248,7 +260,7 @@ def _number(config: dict[str, Any], names: tuple[str, ...], largest: int) -> int
     return None
 
 
-def _weights(files: FolderFiles, found: _Findings) -> None:
+def _weights(files: FolderFiles, config: dict[str, Any], found: _Findings) -> None:
     """Count the tensors of the files that transformers would load."""
     if WEIGHTS in files.names:
         names = [WEIGHTS]
@@ -264,7 +276,7 @@ def _weights(files: FolderFiles, found: _Findings) -> None:
             sizes[tensor] = elements
             if dtype not in _FLOATS and tensor.endswith(".weight"):
                 quantised = f"{shown(tensor)} is {dtype}"
-    total = sum(sizes.values())
+    total = sum(_parameters(sizes, config))
     if total > LARGEST_NUMBER:
         raise Unreadable(f"the weights have {total} elements")
     found.describe(parameters=total)
@@ -272,6 +284,16 @@ def _weights(files: FolderFiles, found: _Findings) -> None:
         found.problem(
             UNSUPPORTED, f"quantised weights cannot be trained on ({quantised}): use the model's full weights"
         )
+
+
+def _parameters(sizes: dict[str, int], config: dict[str, Any]) -> Iterator[int]:
+    """Elements of each tensor that is a parameter, a head that is tied to the embedding left out."""
+    tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED_UNLESS_TOLD)
+    for name, elements in sizes.items():
+        if name == _HEAD and tied and any(sizes.get(embedding) == elements for embedding in _EMBEDDINGS):
+            continue
+        if not _BUFFER.search(name):
+            yield elements
 
 
 def _shards(files: FolderFiles) -> list[str]:

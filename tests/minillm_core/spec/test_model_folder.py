@@ -259,6 +259,17 @@ def test_the_files_that_are_loaded_are_the_ones_that_count(folder: Path) -> None
     assert inspect_model(folder).description.parameters == whole
 
 
+def test_tied_weights_count_once_and_masks_do_not(folder: Path) -> None:
+    whole = inspect_model(folder).description.parameters
+    edit(folder, "config.json", lambda content: content.update(tie_word_embeddings=True))
+    assert inspect_model(folder).description.parameters == whole - 10 * 8
+    shape = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    names = ("h.0.attn.c_attn.bias", "h.0.attn.bias", "h.0.attn.masked_bias", "layers.0.self_attn.rotary_emb.inv_freq")
+    header = {name: {**shape, "data_offsets": [4 * place, 4 * place + 4]} for place, name in enumerate(names)}
+    weights(folder, header, 16)
+    assert inspect_model(folder).description.parameters == 1
+
+
 def test_a_cache_of_links_within_its_root_is_read(folder: Path, tmp_path: Path) -> None:
     blobs = tmp_path / "root" / "blobs"
     blobs.mkdir()

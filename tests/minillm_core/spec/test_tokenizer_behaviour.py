@@ -217,7 +217,7 @@ def test_two_orders_of_merges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"pre_tokenizer": split("(a+)+$")}, ""),
+        pytest.param({"pre_tokenizer": split("(a+)+$")}, "", marks=pytest.mark.slow),
         ({"pre_tokenizer": split("(?<x")}, "cannot be used"),
         ({"normalizer": {"type": "Nothing"}}, "cannot be used"),
         ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": [["x", "y"]]}}, "cannot be used"),
