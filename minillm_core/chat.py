@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from transformers.utils import logging as transformers_logging
 
+from minillm_core.data.chat_template import trained_with
 from minillm_core.data.rendering import RenderingFault, render_chats
+from minillm_core.data.templates import encode_prompt
+from minillm_core.models.loading import load_tokenizer
 
 Message = dict[str, str]
 
@@ -30,7 +33,7 @@ class Student:
     """A model with its tokenizer, in inference mode."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
         self.model.eval()
 
@@ -52,8 +55,16 @@ class Student:
         return "\n\n".join(message["content"] for message in messages)
 
     def encode(self, text: str) -> dict[str, Any]:
-        """Tensors (1, T) of a rendered prompt. A chat template writes every special token itself."""
-        return dict(self.tokenizer(text, return_tensors="pt", add_special_tokens=not self.tokenizer.chat_template))
+        """Tensors (1, T) of a rendered prompt. A chat template writes every special token itself.
+
+        The prompts of a report are without the start token where the student was trained by another template.
+        """
+        template = self.tokenizer.chat_template
+        start = self.tokenizer.bos_token
+        if trained_with(template) != "chat" and not (start and text.startswith(start)):
+            ids = torch.tensor([encode_prompt(text, trained_with(template), self.tokenizer)], dtype=torch.long)
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return dict(self.tokenizer(text, return_tensors="pt", add_special_tokens=not template))
 
     @torch.inference_mode()
     def answer(

@@ -20,7 +20,7 @@ Template = Literal["chat", "alpaca", "plain"]
 
 _TURNS_TRIED = 8
 _MARK = "answer-to-be-found"
-_PREAMBLE = "The following is a task for an assistant. Write the answer that completes it well."
+PREAMBLE = "The following is a task for an assistant. Write the answer that completes it well."
 
 
 def check_template(template: Template, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -163,13 +163,13 @@ def end_token_id(template: Template, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _alpaca(example: Example, param: str) -> str:
-    instruction, given, preamble = example.instruction, example.input, _PREAMBLE
+    instruction, given, preamble = example.instruction, example.input, PREAMBLE
     if example.kind == "messages":
         system = [message.content for message in example.messages if message.role == "system"]
         asked = [message.content for message in example.messages if message.role != "system"]
         if len(asked) != 1 or len(system) > 1:
             raise _refused(example, "the alpaca template takes one user message: use dataset.template chat", param)
-        instruction, preamble = asked[0], (system[0] if system else _PREAMBLE)
+        instruction, preamble = asked[0], (system[0] if system else PREAMBLE)
     parts = [preamble, f"### Instruction:\n{instruction}"]
     if given.strip():
         parts.append(f"### Input:\n{given}")

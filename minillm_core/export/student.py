@@ -13,14 +13,24 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from minillm_core.data.chat_template import chat_template_of
+from minillm_core.data.templates import Template
 from minillm_core.export.card import RunFacts, model_card
 from minillm_core.manifests import commit_folder, folder_bytes, verify_folder
 from minillm_core.models.pruning import without_origin
 from minillm_core.spec import REPORT_FILE, DType, JobSpec
 
+CONFIG = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+
 _SHARD = "5GB"
+# A class of the tokenizers library that takes tokenizer.json as it is, by the name that all releases know.
+_TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+# What this release of transformers says of its own call; older ones cannot take the last, which is a list.
+_OF_ONE_CALL = ("backend", "is_local", "local_files_only", "extra_special_tokens")
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ def write_student(
         weights = _stored(model, getattr(torch, dtype))
         save_torch_state_dict(weights, aside, max_shard_size=_SHARD, metadata={"format": "pt"})
         _write_configs(aside, model, tokenizer, dtype, end_ids)
-        tokenizer.save_pretrained(aside)
+        _write_tokenizer(aside, tokenizer, spec.dataset.template)
         (aside / "README.md").write_text(model_card(spec, facts))
         (aside / REPORT_FILE).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", errors="replace")
         data = {
@@ -95,7 +105,7 @@ def _write_configs(
     config.architectures = [type(model).__name__]
     config.dtype = dtype
     config.use_cache = True
-    config.save_pretrained(folder)
+    (folder / CONFIG).write_text(json.dumps(_for_all_readers(config), indent=2, sort_keys=True) + "\n")
     ends = list(dict.fromkeys(end_ids))
     # Made afresh: a teacher's own temperature or penalties were no part of the training.
     GenerationConfig(
@@ -103,3 +113,35 @@ def _write_configs(
         eos_token_id=ends[0] if len(ends) == 1 else ends,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
     ).save_pretrained(folder)
+
+
+def _for_all_readers(config: PreTrainedConfig) -> dict[str, Any]:
+    """The whole config under the names of transformers 5 and those of 4, which vLLM and llama.cpp read as well.
+
+    Whole, because what is left out is filled in by each release with a default of its own.
+    """
+    said = json.loads(config.to_json_string(use_diff=False))
+    content: dict[str, Any] = {name: value for name, value in said.items() if not name.startswith("_")}
+    content["torch_dtype"] = content["dtype"]
+    rope = content.get("rope_parameters") or {}
+    full = rope.get("full_attention") or rope
+    if "rope_theta" in full:
+        content["rope_theta"] = full["rope_theta"]
+        scaling = {name: value for name, value in full.items() if name != "rope_theta"}
+        content["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    if isinstance(local := rope.get("sliding_attention"), dict) and "rope_theta" in local:
+        content["rope_local_base_freq"] = local["rope_theta"]
+    return content
+
+
+def _write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+    """The tokenizer with the training's template as its chat template, where older and newer programs look for it."""
+    tokenizer.save_pretrained(folder)
+    path = folder / TOKENIZER_CONFIG
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content = {name: value for name, value in content.items() if name not in _OF_ONE_CALL}
+    shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
+    content["chat_template"] = chat_template_of(template, tokenizer)
+    content["tokenizer_class"] = _TOKENIZER_CLASS
+    (folder / CHAT_TEMPLATE).write_text(content["chat_template"], encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

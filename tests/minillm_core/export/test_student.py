@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from minillm_core import chat
+from minillm_core.data.templates import Template, prompt_texts, render_prompt
 from minillm_core.export import student as exporting
 from minillm_core.export.card import RunFacts, Sample, Score, model_card
 from minillm_core.export.student import ExportedStudent, write_student
@@ -17,6 +20,7 @@ from minillm_core.models.loading import load_causal_lm, load_tokenizer
 from minillm_core.models.lora import add_lora, merge_lora
 from minillm_core.models.pruning import prune_layers
 from minillm_core.spec import JobSpec, LoraSpec
+from minillm_core.spec.rows import Example, Message
 from tests.tiny_models import FAMILIES, write_tiny_model
 
 IDS_BT = torch.arange(3, 33).reshape(2, 15)
@@ -44,8 +48,8 @@ FACTS = RunFacts(
 
 def export(folder: Path, model: PreTrainedModel, source: Path, **changed: object) -> ExportedStudent:
     tokenizer = load_tokenizer(source)
-    settings: dict[str, object] = {"dtype": "float32", "end_ids": [tokenizer.eos_token_id], **changed}
-    return write_student(folder, model, tokenizer, spec=SPEC, facts=FACTS, report=REPORT, **settings)
+    settings: dict[str, Any] = {"spec": SPEC, "dtype": "float32", "end_ids": [tokenizer.eos_token_id], **changed}
+    return write_student(folder, model, tokenizer, facts=FACTS, report=REPORT, **settings)
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -69,6 +73,68 @@ def test_every_family_loads_as_it_was(family: str, tmp_path: Path) -> None:
     assert output.shape[1] <= 20
     # As teacher or student of another job.
     assert torch.equal(logits(load_causal_lm(exported.path, torch.float32)), logits(model))
+
+
+@pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
+@pytest.mark.parametrize("starts", [True, False])
+def test_every_program_renders_as_the_training_did(template: Template, starts: bool, tmp_path: Path) -> None:
+    source = write_tiny_model(tmp_path / "teacher", "llama" if starts else "qwen2")
+    spec = SPEC.model_copy(update={"dataset": SPEC.dataset.model_copy(update={"template": template})})
+    exported = export(tmp_path / "student", load_causal_lm(source, torch.float32), source, spec=spec).path
+    student = chat.Student(exported)
+    said = [Message("system", "Be {{ brief }}\n"), Message("user", " It's \\n 'so' \n\n\tthe river  ")]
+    for messages in (said[1:], said):
+        example = Example("messages", tuple(messages), "", 1, messages[-1].content)
+        wanted = render_prompt(example, template, load_tokenizer(source))
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        answered = [*turns, {"role": "assistant", "content": "an answer"}]
+        for tokenizer in (PreTrainedTokenizerFast.from_pretrained(exported), load_tokenizer(exported)):
+            prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+            assert prompt == wanted
+            whole = tokenizer.apply_chat_template(answered, tokenize=False)
+            assert "an answer" in whole
+            if template != "chat":
+                assert whole.endswith(f"an answer{tokenizer.eos_token}")
+        assert student.encode(student.render(turns))["input_ids"].tolist() == [wanted]
+        (reported,) = prompt_texts([example], template, load_tokenizer(source))
+        assert student.encode(reported)["input_ids"].tolist() == [wanted]
+    if template == "alpaca":
+        with pytest.raises(ValueError, match="one user message"):
+            student.render([*answered, {"role": "user", "content": "b"}])
+
+
+@pytest.mark.parametrize(
+    ("family", "rope", "old"),
+    [
+        ("llama", {"rope_theta": 1e6, "rope_type": "default"}, {"rope_theta": 1e6, "rope_scaling": None}),
+        (
+            "llama",
+            {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0},
+            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ),
+        (
+            "gemma3",
+            {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e3}},
+            {"rope_theta": 1e6, "rope_scaling": None, "rope_local_base_freq": 1e3},
+        ),
+    ],
+    ids=["theta", "scaling", "local"],
+)
+def test_a_config_says_all_under_the_names_of_older_releases(
+    family: str, rope: dict[str, Any], old: dict[str, Any], tmp_path: Path
+) -> None:
+    source = write_tiny_model(tmp_path / "teacher", family)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+    model = load_causal_lm(source, torch.float32)
+    folder = export(tmp_path / "student", model, source).path
+    content = json.loads((folder / "config.json").read_text())
+    assert content.items() >= old.items() and content["torch_dtype"] == content["dtype"] == "float32"
+    assert not any(name.startswith("_") for name in content)
+    assert AutoConfig.from_pretrained(folder).rope_parameters == model.config.rope_parameters
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder)), logits(model))
+    named = json.loads((folder / "tokenizer_config.json").read_text())
+    assert named["tokenizer_class"] == "PreTrainedTokenizerFast" and "extra_special_tokens" not in named
 
 
 def test_nothing_of_the_sources_config_asks_for_anything(tmp_path: Path) -> None:

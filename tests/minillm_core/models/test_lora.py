@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from minillm_core.errors import UserError
@@ -91,6 +94,70 @@ def test_teacher_adapter_is_merged(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(teacher), logits(adapted), rtol=1e-4, atol=1e-4)
     assert isinstance(teacher, PreTrainedModel)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_a_target_without_a_layer_is_refused_beside_one_that_has(tmp_path: Path) -> None:
+    model = load_causal_lm(write_tiny_model(tmp_path / "m"), torch.float32)
+    with pytest.raises(UserError, match=r"'v_porj', which is no layer of the model \(is 'v_proj' meant"):
+        add_lora(model, LoraSpec(target_modules=["q_proj", "v_porj"]))
+
+
+class TestAdaptersWithoutAPlace:
+    @pytest.fixture
+    def teacher(self, tmp_path: Path) -> Path:
+        return write_tiny_model(tmp_path / "m")
+
+    @pytest.fixture
+    def adapter(self, teacher: Path, tmp_path: Path) -> Path:
+        add_lora(load_causal_lm(teacher, torch.float32), LoraSpec(rank=2)).save_pretrained(tmp_path / "adapter")
+        return tmp_path / "adapter"
+
+    def refused(self, teacher: Path, adapter: Path) -> str:
+        with pytest.raises(UserError) as caught:
+            merge_adapter(load_causal_lm(teacher, torch.float32), adapter)
+        assert (caught.value.code, caught.value.param) == ("adapter_invalid", "/teacher/adapter")
+        return caught.value.message
+
+    @pytest.mark.parametrize(
+        ("old", "new", "told"),
+        [
+            ("base_model.model.model", "base_model.model._orig_mod.model", "_orig_mod"),
+            (
+                "base_model.model.model.layers.1",
+                "base_model.model.module.model.layers.1",
+                "no layer of the model takes",
+            ),
+            ("layers.1.", "layers.7.", "layers.7."),
+            ("base_model.model.", "", "no layer of the model takes"),
+            ("lora_B", "lora_magnitude", "lacks"),
+        ],
+    )
+    def test_tensors(self, old: str, new: str, told: str, teacher: Path, adapter: Path) -> None:
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        renamed = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+        save_file(renamed, adapter / "adapter_model.safetensors")
+        assert told in self.refused(teacher, adapter)
+
+    def test_a_tensor_less(self, teacher: Path, adapter: Path) -> None:
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        left_out = sorted(tensors)[0]
+        del tensors[left_out]
+        save_file(tensors, adapter / "adapter_model.safetensors")
+        assert f"lacks {left_out}" in self.refused(teacher, adapter)
+
+    @pytest.mark.parametrize(
+        ("config", "told"),
+        [
+            ({"target_modules": ["q_proj", "v_porj"]}, "v_porj"),
+            ({"modules_to_save": ["norn"]}, "norn"),
+            ({"alpha_pattern": {"q_porj": 4}}, "q_porj"),
+            ({"rank_pattern": {"q_porj": 4}}, "q_porj"),
+        ],
+    )
+    def test_config(self, config: dict[str, Any], told: str, teacher: Path, adapter: Path) -> None:
+        content = json.loads((adapter / "adapter_config.json").read_text())
+        (adapter / "adapter_config.json").write_text(json.dumps(content | config))
+        assert told in self.refused(teacher, adapter)
 
 
 def test_adapters_that_are_refused(tmp_path: Path) -> None:
