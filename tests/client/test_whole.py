@@ -157,7 +157,11 @@ class TestDemo:
     def test_ctrl_c_leaves_no_process_and_the_next_one_comes_to_its_end(self, data: Path) -> None:
         with self.start(data, method={"type": "sft"}, training=ENDLESS) as demo:
             assert demo.stdout is not None
-            until(lambda: bool(re.search(r"training.*step [1-9]", demo.stdout.readline())), "no training")
+            output = ""
+            while not re.search(r"training.*step [1-9]", output):
+                line = demo.stdout.readline()
+                assert line, f"it ended before it trained:\n{output}"
+                output += line
             family = psutil.Process(demo.pid).children(recursive=True)
             assert len(family) >= 7  # the service, Valkey, API, worker and its guardian, trainer, sweeper
             os.killpg(demo.pid, signal.SIGINT)
