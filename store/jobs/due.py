@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
@@ -14,7 +15,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from minillm_core.spec import Failure, FailureCategory, TrainerEvent
 from store.db.clock import database_now
-from store.db.database import DATABASE_AWAY
+from store.db.database import DATABASE_AWAY, Database
 from store.db.tables import Attempt, Checkpoint, File, IdempotencyKey, Job
 from store.files import FileRepository
 from store.jobs import retention
@@ -76,7 +77,7 @@ class Sweep:
 
 
 def sweep(
-    session: Session,
+    database: Database,
     *,
     policy: RetryPolicy | None = None,
     cancel_grace_seconds: float = 90.0,
@@ -91,32 +92,47 @@ def sweep(
     and an expired lease is no evidence of a dead one. ``folders`` gives what a lost attempt left: its log,
     stored before its job can become terminal, and the events that its worker did not live to record, so
     that the next attempt knows every checkpoint.
+
+    Each job has a transaction of its own, before which its folder is read: nobody's lease waits for a disk.
     """
     policy = policy or RetryPolicy()
-    now = database_now(session)
-    done = Sweep()
-    if recover_leases:
-        for job_id in _due(session, and_(Job.state.in_(HELD), Job.lease_expires_at <= now)):
-            _handle(session, job_id, done, lambda job: _lease_expired(session, job, policy, folders))
     grace = dt.timedelta(seconds=cancel_grace_seconds)
-    for job_id in _due(session, and_(Job.state == JobState.CANCELLING, Job.desired_at <= now - grace)):
-        _handle(session, job_id, done, lambda job: _cancel_overdue(session, job, folders))
-    # A holder watches the deadline itself and writes a last checkpoint: it has the same grace for that.
-    overdue = and_(Job.deadline_at <= now, or_(Job.state.not_in(HELD), Job.deadline_at <= now - grace))
-    for job_id in _due(session, and_(Job.state.in_(ALIVE), overdue)):
-        _handle(session, job_id, done, lambda job: _expire(session, job, folders))
-    done.wake = _to_wake(session, now, wake_seconds)
-    done.gpus = {row.id: row.gpus for row in session.execute(select(Job.id, Job.gpus).where(Job.id.in_(done.wake)))}
-    _collect_deletions(session, now, done)
+    done = Sweep()
+    rules = [
+        _Rule(
+            lambda now: and_(Job.state == JobState.CANCELLING, Job.desired_at <= now - grace),
+            _cancel_overdue,
+        ),
+        # A holder watches the deadline itself and writes a last checkpoint: it has the same grace for that.
+        _Rule(
+            lambda now: and_(
+                Job.state.in_(ALIVE),
+                Job.deadline_at <= now,
+                or_(Job.state.not_in(HELD), Job.deadline_at <= now - grace),
+            ),
+            _expire,
+        ),
+    ]
+    if recover_leases:
+        lost = functools.partial(_lease_expired, policy)
+        rules.insert(0, _Rule(lambda now: and_(Job.state.in_(HELD), Job.lease_expires_at <= now), lost))
+    for rule in rules:
+        for due in _due_by(database, rule):
+            _handle(database, rule, due, _left_of(due, folders), done)
+    with database.write() as session:
+        now = database_now(session)
+        done.wake = _to_wake(session, now, wake_seconds)
+        done.gpus = {row.id: row.gpus for row in session.execute(select(Job.id, Job.gpus).where(Job.id.in_(done.wake)))}
+        _collect_deletions(session, now, done)
     return done
 
 
 def sweep_with(
-    session: Session, settings: Settings, *, recover_leases: bool = True, folders: RunFolders | None = None
+    database: Database, settings: Settings, *, recover_leases: bool = True, folders: RunFolders | None = None
 ) -> Sweep:
     """:func:`sweep` with the times that the settings give."""
     return sweep(
-        session,
+        database,
         policy=RetryPolicy.of(settings),
         cancel_grace_seconds=settings.cancel_grace_seconds,
         wake_seconds=settings.wake_seconds,
@@ -125,46 +141,102 @@ def sweep_with(
     )
 
 
-def _due(
-    session: Session, condition: ColumnElement[bool], first: Sequence[Any] = (Job.id,), limit: int = _BATCH
-) -> list[str]:
-    statement = select(Job.id).where(condition).order_by(*first).limit(limit).with_for_update(skip_locked=True)
-    return list(session.scalars(statement))
+@dataclass(frozen=True)
+class _Left:
+    """What an attempt left on the disk."""
+
+    events: Sequence[TrainerEvent] = ()
+    log: bytes | None = None
 
 
-def _handle(session: Session, job_id: str, done: Sweep, change: Callable[[Job], None]) -> None:
-    """Change one job in a savepoint: what goes wrong with it must not keep a sweep from the others."""
+@dataclass(frozen=True)
+class _Rule:
+    """What is due, and what becomes of it."""
+
+    condition: Callable[[dt.datetime], ColumnElement[bool]]
+    change: Callable[[Session, Job, _Left], None]
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A job as it was when it was found due."""
+
+    job_id: str
+    attempt: int
+    fence: int
+    held: bool
+
+    def still(self, session: Session, rule: _Rule) -> bool:
+        """Lock the job if it is as it was found and due; False where another has it or has been here."""
+        same = and_(Job.id == self.job_id, Job.fence == self.fence, rule.condition(database_now(session)))
+        return session.scalar(select(Job.id).where(same).with_for_update(skip_locked=True)) is not None
+
+
+def _due_by(database: Database, rule: _Rule) -> list[_Due]:
+    with database.read() as session:
+        found = (
+            select(Job.id, Job.attempt, Job.fence, Job.state.in_(HELD))
+            .where(rule.condition(database_now(session)))
+            .order_by(Job.id)
+            .limit(_BATCH)
+        )
+        return [_Due(*row) for row in session.execute(found)]
+
+
+def _left_of(due: _Due, folders: RunFolders | None) -> _Left:
+    """Whatever a trainer wrote, or a disk does not give, it must not keep the sweep from its work."""
+    if folders is None or not due.held:
+        return _Left()
+    events: Sequence[TrainerEvent] = ()
+    log = None
     try:
-        with session.begin_nested():
-            job = session.get_one(Job, job_id, populate_existing=True)
-            change(job)
+        events = folders.last_events(due.job_id, due.attempt)
+    except Exception as error:
+        logger.warning("%s: events of attempt %d are left out: %s", due.job_id, due.attempt, error)
+    try:
+        log = folders.log_tail(due.job_id, due.attempt)
+    except OSError as error:
+        logger.warning("%s: the log of attempt %d cannot be read: %s", due.job_id, due.attempt, error)
+    return _Left(events, log)
+
+
+def _handle(database: Database, rule: _Rule, due: _Due, left: _Left, done: Sweep) -> None:
+    """Change one job: what goes wrong with it must not keep a sweep from the others."""
+    try:
+        with database.write() as session:
+            if not due.still(session, rule):
+                return
+            job = session.get_one(Job, due.job_id, populate_existing=True)
+            rule.change(session, job, left)
     except (*DATABASE_AWAY, StaleDataError):
         raise  # it is not the job's fault
     except Exception as error:
-        logger.exception("%s: the sweep cannot deal with it", job_id)
-        give_up(session, job_id, error)
+        logger.exception("%s: the sweep cannot deal with it", due.job_id)
+        with database.write() as session:
+            if due.still(session, rule):
+                give_up(session, due.job_id, error)
     else:
         _note(done, job)
 
 
-def _lease_expired(session: Session, job: Job, policy: RetryPolicy, folders: RunFolders | None) -> None:
+def _lease_expired(policy: RetryPolicy, session: Session, job: Job, left: _Left) -> None:
     message = f"The worker {job.lease_owner} stopped renewing its lease"
     failure = Failure(code="worker_lost", category=FailureCategory.INFRASTRUCTURE, message=message, retryable=True)
-    attempt = _take_away(session, job, folders, failure.code, message)
+    attempt = _take_away(session, job, left, failure.code, message)
     fail(session, job, attempt, failure, policy, Cause.LEASE_EXPIRED)
     resume_if_wanted(session, job)
 
 
-def _cancel_overdue(session: Session, job: Job, folders: RunFolders | None) -> None:
-    _take_away(session, job, folders, "cancel_grace_elapsed", "The worker did not stop the attempt in time")
+def _cancel_overdue(session: Session, job: Job, left: _Left) -> None:
+    _take_away(session, job, left, "cancel_grace_elapsed", "The worker did not stop the attempt in time")
     cancel_finally(session, job, Cause.CANCEL_GRACE_ELAPSED)
 
 
-def _expire(session: Session, job: Job, folders: RunFolders | None) -> None:
+def _expire(session: Session, job: Job, left: _Left) -> None:
     message = f"The job's {job.max_runtime_seconds} s have passed"
     leased_until = job.lease_expires_at
     if job.state in HELD:
-        _take_away(session, job, folders, "time_limit", message)
+        _take_away(session, job, left, "time_limit", message)
     failure = Failure(code="time_limit", category=FailureCategory.USER, message=message, retryable=True)
     job.failure = failure.model_copy(update={"attempt": job.attempt or None}).model_dump(mode="json")
     apply(session, job, Cause.DEADLINE, message=message)
@@ -173,25 +245,19 @@ def _expire(session: Session, job: Job, folders: RunFolders | None) -> None:
     job.not_before = leased_until
 
 
-def _take_away(session: Session, job: Job, folders: RunFolders | None, code: str, message: str) -> Attempt:
+def _take_away(session: Session, job: Job, left: _Left, code: str, message: str) -> Attempt:
     """Raise the fence of a held job, so that its holder is refused from now on, and end its attempt."""
     attempt = session.scalar(select(Attempt).where(Attempt.job_id == job.id, Attempt.number == job.attempt))
     assert attempt is not None, f"{job.id} is held without an attempt"
-    log = None
-    if folders is not None:
-        # In a savepoint: whatever a trainer wrote, or a disk does not give, it must not keep the sweep from its work.
-        try:
-            with session.begin_nested():
-                record_events(session, job, attempt, folders.last_events(job.id, attempt.number))
-        except Exception as error:
-            logger.warning("%s: events of attempt %d are left out: %s", job.id, attempt.number, error)
-        try:
-            log = folders.log_tail(job.id, attempt.number)
-        except OSError as error:
-            logger.warning("%s: the log of attempt %d cannot be read: %s", job.id, attempt.number, error)
+    # In a savepoint: whatever a trainer wrote, it must not keep the sweep from its work.
+    try:
+        with session.begin_nested():
+            record_events(session, job, attempt, left.events)
+    except Exception as error:
+        logger.warning("%s: events of attempt %d are left out: %s", job.id, attempt.number, error)
     job.fence += 1
     category = FailureCategory.USER if code == "time_limit" else FailureCategory.INFRASTRUCTURE
-    end_lost(session, attempt, Failure(code=code, category=category, message=message), log)
+    end_lost(session, attempt, Failure(code=code, category=category, message=message), left.log)
     return attempt
 
 
@@ -218,8 +284,8 @@ def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[st
         # Nobody would take a message: the busy look for work when they are done, and the new when they begin. Sent
         # all the same, week after week, they would fill the broker's memory.
         return []
-    first = (Job.priority.desc(), Job.created_at, Job.id)
-    jobs = _due(session, due, first, min(idle, _BATCH))
+    first = select(Job.id).where(due).order_by(Job.priority.desc(), Job.created_at, Job.id).limit(min(idle, _BATCH))
+    jobs = list(session.scalars(first.with_for_update(skip_locked=True)))
     # Not through the ORM: nothing that a client sees changes, so the versions stay.
     session.execute(
         update(Job).where(Job.id.in_(jobs)).values(dispatched_at=now).execution_options(synchronize_session=False)

@@ -112,8 +112,7 @@ class TestUpdate:
         self, client: TestClient, services: Services, run: Run, path: str, one: Row
     ) -> None:
         client.patch(f"{path}/{one['id']}", json={"expires_at": "2020-01-01T00:00:00Z"})
-        with services.database.write() as session:
-            assert [doomed.id for doomed in sweep(session).delete_checkpoints] == [one["id"]]
+        assert [doomed.id for doomed in sweep(services.database).delete_checkpoints] == [one["id"]]
         check_problem(client.get(f"{path}/{one['id']}"), 404, "not_found")
 
 
@@ -126,8 +125,7 @@ class TestDelete:
         check_problem(client.get(f"{path}/{one['id']}"), 404, "not_found")
         check_problem(client.delete(f"{path}/{one['id']}"), 404, "not_found")
         assert [row["step"] for row in client.get(path).json()["data"]] == [3, 1]
-        with services.database.write() as session:
-            assert [doomed.id for doomed in sweep(session).delete_checkpoints] == [one["id"]]
+        assert [doomed.id for doomed in sweep(services.database).delete_checkpoints] == [one["id"]]
 
     def test_pinned(self, client: TestClient, path: str, one: Row) -> None:
         client.patch(f"{path}/{one['id']}", json={"pinned": True})

@@ -84,5 +84,4 @@ def test_every_verb(client: TestClient, services: Services, job: Row) -> None:
     assert client.post(f"/v1/jobs/{fork['id']}/cancel").json()["state"] == "cancelled"
     assert client.delete(path).status_code == 204
     check_problem(client.get(path), 404, "not_found")
-    with services.database.write() as session:
-        assert sweep(session).delete_jobs == [job["id"]]
+    assert sweep(services.database).delete_jobs == [job["id"]]

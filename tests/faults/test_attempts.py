@@ -40,8 +40,7 @@ def expire_and_sweep(service: Service, job_id: str) -> None:
         job = session.get_one(Job, job_id)
         if job.lease_expires_at is not None:
             job.lease_expires_at = service.database.now(session)
-    with service.database.write() as session:
-        sweep_with(session, service.settings)
+    sweep_with(service.database, service.settings)
 
 
 def test_a_zombie_that_wakes_up_changes_nothing(service: Service, start: Start) -> None:
@@ -83,12 +82,10 @@ def test_a_death_between_claim_and_first_heartbeat_is_found(service: Service, st
     worker.kill()
     job = service.job(job_id)
     assert job.state is JobState.STARTING and job.lease_expires_at is not None
-    with service.database.write() as session:
-        assert sweep_with(session, service.settings, recover_leases=False).requeued == []
+    assert sweep_with(service.database, service.settings, recover_leases=False).requeued == []
 
     def swept() -> bool:
-        with service.database.write() as session:
-            return sweep_with(session, service.settings).requeued == [job_id]
+        return sweep_with(service.database, service.settings).requeued == [job_id]
 
     wait_until(swept)
     service.run()

@@ -73,9 +73,10 @@ def test_file_rows(database: Database) -> None:
         files.request_delete(row)
         with pytest.raises(NotFound):
             files.get("o", row.id)
-        assert sweep(session).delete_files == [row.id]
-        files.purge(row.id)
-        assert sweep(session).delete_files == []
+    assert sweep(database).delete_files == [row.id]
+    with database.write() as session:
+        FileRepository(session).purge(row.id)
+    assert sweep(database).delete_files == []
 
 
 def test_files_expire(database: Database) -> None:
@@ -85,6 +86,7 @@ def test_files_expire(database: Database) -> None:
         now = database.now(session)
         files.create(id=name, owner_id="o", filename="a", purpose="d", bytes=1, sha256="0" * 64, expires_at=now)
         job = JobRepository(session).create(owner_id="o", spec=scenes.make_spec(dataset={"file": name}))
-        assert sweep(session).delete_files == []  # an unfinished job still needs it
+    assert sweep(database).delete_files == []  # an unfinished job still needs it
+    with database.write() as session:
         JobRepository(session).request_cancel(job)
-        assert sweep(session).delete_files == [name]
+    assert sweep(database).delete_files == [name]

@@ -136,6 +136,5 @@ def test_a_message_is_a_wake_up(service: Service, start: Start, request: pytest.
 
 
 def _swept(service: Service, job_id: str) -> JobState:
-    with service.database.write() as session:
-        sweep_with(session, service.settings)
+    sweep_with(service.database, service.settings)
     return service.state(job_id)

@@ -60,8 +60,7 @@ class Sweeper:
         try:
             # After an outage of the database nobody could renew: a lease that expired in it proves nothing.
             recover = not self._away and time.monotonic() >= self._recover_at
-            with self._database.write() as session:
-                done = sweep_with(session, self._settings, recover_leases=recover, folders=self)
+            done = sweep_with(self._database, self._settings, recover_leases=recover, folders=self)
             if self._away:
                 self._away = False
                 self._recover_at = time.monotonic() + self._settings.lease_seconds

@@ -48,22 +48,25 @@ ASKED: dict[str, Callable[[Session, str], Any]] = {
     "depth": lambda session, _: _jobs(session).depth(),
     "places": lambda session, _: _jobs(session).queue_positions(_jobs(session).list(OWNER).items),
     "claim": lambda session, _: claim(session, "wrk_a", "host", 1, 30.0),
-    "sweep": lambda session, _: sweep(session),
     "files": lambda session, _: FileRepository(session).list(OWNER),
     "metrics": lambda session, job: MetricRepository(session).series(_jobs(session).get(OWNER, job), limit=20),
     "thinned": lambda session, job: MetricRepository(session).series(_jobs(session).get(OWNER, job), points=20),
 }
 
 
-@pytest.mark.parametrize("what", ASKED)
+@pytest.mark.parametrize("what", [*ASKED, "sweep"])
 def test_by_an_index(sqlite: Database, what: str) -> None:
     jobs = [scenes.make_job(sqlite, scheduling={"priority": number}) for number in (0, 1, 1)]
     said: list[tuple[str, Any]] = []
-    with sqlite.write() as session:
-        listen = lambda _c, _cursor, text, values, _context, many: many or said.append((text, values))  # noqa: E731
-        event.listen(sqlite.engine, "before_cursor_execute", listen)
-        ASKED[what](session, jobs[0])
-        event.remove(sqlite.engine, "before_cursor_execute", listen)
+    listen = lambda _c, _cursor, text, values, _context, many: many or said.append((text, values))  # noqa: E731
+    event.listen(sqlite.engine, "before_cursor_execute", listen)
+    if what == "sweep":
+        sweep(sqlite)
+    else:
+        with sqlite.write() as session:
+            ASKED[what](session, jobs[0])
+    event.remove(sqlite.engine, "before_cursor_execute", listen)
+    with sqlite.read() as session:
         connection = session.connection()
         for text, values in said:
             if not text.startswith(("SELECT", "UPDATE", "DELETE", "WITH")):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text
@@ -125,13 +126,14 @@ def test_events_have_no_gaps_when_all_write(database: Database) -> None:
 
     def work(index: int) -> None:
         for number in range(5):
+            if index == 2:
+                sweep(database)
+                continue
             with database.write() as session:
                 if index == 0:
                     record(session, taken, [scenes.phase(number + 1), scenes.checkpoint(number + 100, number)])
                 elif index == 1:
                     renew(session, taken, 30.0)
-                elif index == 2:
-                    sweep(session)
                 else:
                     repository = JobRepository(session)
                     job = repository.get(scenes.OWNER, job_id)
@@ -155,8 +157,7 @@ def test_two_sweepers_requeue_once(database: Database) -> None:
     requeued: list[str] = []
 
     def work(_: int) -> None:
-        with database.write() as session:
-            requeued.extend(sweep(session).requeued)
+        requeued.extend(sweep(database).requeued)
 
     together(4, work)
     assert sorted(requeued) == sorted(jobs)
@@ -173,8 +174,7 @@ def test_a_sweep_waits_for_no_row(database: Database) -> None:
     requeued: list[str] = []
 
     def work() -> None:
-        with database.write() as session:
-            requeued.extend(sweep(session).requeued)
+        requeued.extend(sweep(database).requeued)
 
     thread = threading.Thread(target=work)
     with database.write() as session:
@@ -271,10 +271,11 @@ def test_no_claim_is_given_a_checkpoint_that_goes(database: Database) -> None:
 
     def work(index: int) -> None:
         for number, job_id in enumerate(jobs):
+            if index == 0:
+                sweep(database)
+                continue
             with database.write() as session:
-                if index == 0:
-                    sweep(session)
-                elif index == 1:
+                if index == 1:
                     with contextlib.suppress(Conflict):
                         CheckpointRepository(session).request_delete(rows[number])
                 else:
@@ -341,11 +342,39 @@ def test_two_sweepers_expire_a_file_once(database: Database) -> None:
             id=new_id("file"), owner_id=scenes.OWNER, filename="f", purpose="x", bytes=1, sha256="0", expires_at=now
         )
 
-    def sweep_and_purge(session: Session) -> None:
-        sweep(session)
+    def expire(session: Session) -> None:
+        FileRepository(session).expire(database.now(session))
+
+    def expire_and_purge(session: Session) -> None:
+        expire(session)
         FileRepository(session).purge(file.id)
 
-    meanwhile(database, sweep_and_purge, sweep)
+    meanwhile(database, expire_and_purge, expire)
+
+
+def test_no_lease_waits_for_what_a_sweep_reads(database: Database, database_url: str) -> None:
+    """A slow disk under one lost attempt: another's holder renews meanwhile, and no second sweep does it again."""
+    lost, healthy = (scenes.make_job(database) for _ in range(2))
+    claims = {job_id: scenes.take(database, job_id) for job_id in (lost, healthy)}
+    with database.write() as session:
+        scenes.pass_time(session, lost, 31)
+    elsewhere = Database(database_url)  # as from another process
+    done: list[str] = []
+
+    class SlowDisk(scenes.LostRun):
+        def last_events(self, job_id: str, attempt: int) -> Sequence[Any]:
+            assert (job_id, attempt) == (lost, 1)
+            with elsewhere.write() as session:
+                renew(session, claims[healthy], 30.0)
+            done.append("renewed")
+            done.extend(sweep(elsewhere).requeued)  # a second sweeper is quicker
+            return [scenes.phase(1)]
+
+    assert sweep(database, folders=SlowDisk(log=b"x")).requeued == []
+    elsewhere.dispose()
+    assert done == ["renewed", lost]
+    assert scenes.row(database, lost).state is JobState.QUEUED
+    assert [attempt.log_tail for attempt in scenes.attempts(database, lost)] == [None]
 
 
 def test_a_fork_is_not_retried_while_its_checkpoint_goes(database: Database) -> None:
@@ -399,9 +428,13 @@ class TestFilesAndModels:
         with database.write() as session:
             file = _file(session)
             file.expires_at = database.now(session)
-        meanwhile(database, lambda session: _job_on(session, file.id), sweep)
+        meanwhile(
+            database,
+            lambda session: _job_on(session, file.id),
+            lambda session: FileRepository(session).expire(database.now(session)),
+        )
+        sweep(database)
         with database.write() as session:
-            sweep(session)
             assert not session.get_one(File, file.id).deleting
 
     def test_a_student_that_goes_is_no_jobs_any_more(self, database: Database) -> None:

@@ -215,8 +215,8 @@ class Life(RuleBasedStateMachine):
     # -- the sweeper and the clock -------------------------------------------------------------
 
     def sweep(self, recover: bool) -> None:
+        done = sweep(self.database, recover_leases=recover)
         with self.database.write() as session:
-            done = sweep(session, recover_leases=recover)
             for checkpoint in done.delete_checkpoints:
                 CheckpointRepository(session).purge(checkpoint.id)
             for job_id in done.delete_jobs:

@@ -45,7 +45,7 @@ def end(database: Database, taken: Claim, outcome: Outcome) -> JobState:
 def later(database: Database, job_id: str, seconds: float, **options: object) -> Sweep:
     with database.write() as session:
         pass_time(session, job_id, seconds)
-        return sweep(session, **options)  # type: ignore[arg-type]
+    return sweep(database, **options)  # type: ignore[arg-type]
 
 
 def ask(database: Database, job_id: str, verb: str, *arguments: object) -> JobState:
@@ -215,7 +215,7 @@ class TestFences:
         with database.write() as session:
             pass_time(session, job_id, 100)
             renew(session, taken, 30)
-            assert sweep(session).requeued == []
+        assert sweep(database).requeued == []
 
     def test_a_finished_attempt_is_stale(self, database: Database) -> None:
         _, taken = running(database)
@@ -412,8 +412,7 @@ class TestSweep:
         job_id, _ = running(database)
         later(database, job_id, 31)
         before = row(database, job_id)
-        with database.write() as session:
-            done = sweep(session)
+        done = sweep(database)
         assert done.requeued == [] and row(database, job_id).event_seq == before.event_seq
 
     def test_cancel_is_finished_for_a_holder_that_will_not(self, database: Database) -> None:
@@ -422,7 +421,7 @@ class TestSweep:
         with database.write() as session:
             pass_time(session, job_id, 91)
             renew(session, taken, 30)
-            assert sweep(session).cancelled == [job_id]
+        assert sweep(database).cancelled == [job_id]
         with pytest.raises(StaleAttempt):
             end(database, taken, Outcome.stopped())
 
@@ -442,7 +441,7 @@ class TestSweep:
             pass_time(session, held, 101)
             desired = renew(session, taken, 30)
             assert desired.seconds_to_deadline == 0.0
-            assert sweep(session).expired == []  # the holder writes its last checkpoint
+        assert sweep(database).expired == []  # the holder writes its last checkpoint
         assert later(database, held, 95, recover_leases=False).expired == [held]
         assert later(database, queued, 101).expired == [queued]
         job = row(database, held)
@@ -456,10 +455,8 @@ class TestSweep:
         high = make_job(database, scheduling={"priority": 1})
         idle(database)
         idle(database)
-        with database.write() as session:
-            assert sweep(session).wake == [high, low]
-        with database.write() as session:
-            assert sweep(session).wake == []
+        assert sweep(database).wake == [high, low]
+        assert sweep(database).wake == []
         before = scenes.row(database, low)
         assert later(database, low, 16).wake == [low]
         assert scenes.row(database, low).version == before.version
@@ -467,8 +464,7 @@ class TestSweep:
     def test_announces_no_more_than_there_are_idle_workers(self, database: Database) -> None:
         """Messages that nobody takes pile up in the broker: a week of them would fill its memory."""
         jobs = [make_job(database) for _ in range(3)]
-        with database.write() as session:
-            assert sweep(session).wake == [], "nobody is there, and whoever comes looks by itself"
+        assert sweep(database).wake == [], "nobody is there, and whoever comes looks by itself"
         busy, other = idle(database), idle(database)
         with database.write() as session:
             WorkerRepository(session).request_drain(idle(database, session))
@@ -477,14 +473,11 @@ class TestSweep:
             silent = WorkerRepository(session).get(idle(database, session))
             silent.heartbeat_at -= dt.timedelta(seconds=60)
         taken = take(database, jobs[0], worker=busy)
-        with database.write() as session:
-            assert sweep(session).wake == [jobs[1]]
+        assert sweep(database).wake == [jobs[1]]
         take(database, jobs[1], worker=other)
-        with database.write() as session:
-            assert sweep(session).wake == [], "the busy look for work when they are done"
+        assert sweep(database).wake == [], "the busy look for work when they are done"
         end(database, taken, Outcome.stopped())
-        with database.write() as session:
-            assert sweep(session).wake == [jobs[0]]
+        assert sweep(database).wake == [jobs[0]]
 
     def test_one_job_that_cannot_be_recovered_keeps_no_other_from_it(self, database: Database) -> None:
         first, _ = running(database)
@@ -494,7 +487,7 @@ class TestSweep:
             session.execute(delete(Attempt).where(Attempt.job_id == min(first, second)))
             pass_time(session, first, 31)
             pass_time(session, second, 31)
-            done = sweep(session)
+        done = sweep(database)
         assert done.requeued == [max(first, second)]
 
     def test_a_log_that_cannot_be_read_keeps_no_job_from_its_recovery(self, database: Database) -> None:
@@ -511,11 +504,12 @@ class TestSweep:
         with database.write() as session:
             pass_time(session, job_id, 195)
             renew(session, taken, 30)
-            assert sweep(session).expired == [job_id]
+        assert sweep(database).expired == [job_id]
         assert ask(database, job_id, "retry") is S.QUEUED
         with database.write() as session:
             assert claim(session, "wrk_b", "host", 1, 30.0) is None
-            assert sweep(session).wake == []
+        assert sweep(database).wake == []
+        with database.write() as session:
             pass_time(session, job_id, 29)
             assert claim(session, "wrk_b", "host", 1, 30.0) is None
             pass_time(session, job_id, 2)
@@ -555,11 +549,12 @@ class TestWishes:
         assert end(database, taken, Outcome.stopped(exit_code=75)) is S.CANCELLED
         with database.write() as session:
             assert [c.step for c in CheckpointRepository(session).list(row(database, job_id)).items] == left
-            doomed = sweep(session).delete_checkpoints
+        doomed = sweep(database).delete_checkpoints
+        with database.write() as session:
             assert sorted(d.path[-1] for d in doomed) == sorted({"1", "2", "3"} - {str(step) for step in left})
             for one in doomed:
                 CheckpointRepository(session).purge(one.id)
-            assert sweep(session).delete_checkpoints == []
+        assert sweep(database).delete_checkpoints == []
 
     def test_pause_and_resume(self, database: Database) -> None:
         job_id, taken = running(database)
@@ -657,12 +652,12 @@ class TestWishes:
             assert JobRepository(session).get(OWNER, job_id).deleting
             assert [job.id for job in JobRepository(session).list(OWNER).items] == [fork]
         for _ in range(2):  # a sweeper that died in between finds it again
-            with database.write() as session:
-                assert sweep(session).delete_jobs == [job_id]
+            assert sweep(database).delete_jobs == [job_id]
         with database.write() as session:
             JobRepository(session).purge(job_id)
             JobRepository(session).purge(job_id)
-            assert sweep(session).delete_jobs == []
+        assert sweep(database).delete_jobs == []
+        with database.write() as session:
             with pytest.raises(NotFound):
                 JobRepository(session).get(OWNER, job_id)
             assert ModelRepository(session).list(OWNER).items == []
@@ -707,11 +702,9 @@ class TestWishes:
             fork = JobRepository(session).create(owner_id=OWNER, spec=scenes.make_spec(), forked_from=origin).id
         ask(database, job_id, "request_cancel", Keep.NONE)
         end(database, taken, Outcome.stopped(exit_code=75))
-        with database.write() as session:
-            assert sweep(session).delete_checkpoints == []
+        assert sweep(database).delete_checkpoints == []
         ask(database, fork, "request_cancel")
-        with database.write() as session:
-            assert [one.id for one in sweep(session).delete_checkpoints] == [origin.id]
+        assert [one.id for one in sweep(database).delete_checkpoints] == [origin.id]
 
     def test_retry_of_a_job_whose_file_is_gone(self, database: Database) -> None:
         with database.write() as session:
@@ -828,7 +821,7 @@ class TestRetention:
             for one in repository.list(row(database, job_id)).items:
                 repository.set_expires_at(one, database.now(session))
                 repository.set_pinned(one, one.step == 2)
-            assert [d.path for d in sweep(session).delete_checkpoints] == ["checkpoints/training-1"]
+        assert [d.path for d in sweep(database).delete_checkpoints] == ["checkpoints/training-1"]
 
     def test_what_an_attempt_may_go_on_from_stays_until_it_has_its_own(self, database: Database) -> None:
         job_id, taken = running(database)
@@ -846,7 +839,7 @@ class TestRetention:
                 with pytest.raises(Conflict, match="may go on from") as caught:
                     repository.request_delete(newest)
                 assert caught.value.code == "in_use"
-                assert sweep(session).delete_checkpoints == []
+            assert sweep(database).delete_checkpoints == []
 
         refused()
         say(database, again, scenes.phase(1), scenes.progress(2, 3))
@@ -856,7 +849,7 @@ class TestRetention:
         say(database, again, scenes.checkpoint(3, 3))
         with database.write() as session:
             CheckpointRepository(session).request_delete(newest)
-            assert {one.id for one in sweep(session).delete_checkpoints} == {newest.id, oldest.id}
+        assert {one.id for one in sweep(database).delete_checkpoints} == {newest.id, oldest.id}
 
     def test_a_lost_attempt_and_a_fresh_start_need_no_checkpoint(self, database: Database) -> None:
         job_id, taken = running(database)

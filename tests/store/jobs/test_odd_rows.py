@@ -77,8 +77,7 @@ def held_without_worker(database: Database, **odd: Any) -> str:
 @pytest.mark.parametrize("odd", [{"fence": FAR}, {"retries": FAR}, {"stalled": FAR}, {"attempt": 7}], ids=str)
 def test_a_sweep_fails_the_job_and_goes_on(database: Database, odd: dict[str, int]) -> None:
     bad, good = held_without_worker(database, **odd), held_without_worker(database)
-    with database.write() as session:
-        sweep(session)
+    sweep(database)
     assert row(database, good).state is JobState.QUEUED
     if "fence" in odd:
         assert row(database, bad).state is JobState.STARTING  # nobody but an operator can help a fence at its end
@@ -95,8 +94,7 @@ def test_a_sweep_over_every_odd_row(database: Database) -> None:
         JobRepository(session).request_pause(JobRepository(session).get(OWNER, paused))
     put(database, paused, deadline_at="2001-01-01 00:00:00", keep="everything")
     good = held_without_worker(database)
-    with database.write() as session:
-        sweep(session)
+    sweep(database)
     assert row(database, good).state is JobState.QUEUED
     assert row(database, paused).state is JobState.EXPIRED
 

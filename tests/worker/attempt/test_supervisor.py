@@ -341,8 +341,7 @@ def test_a_supervisor_that_crashes_leaves_no_process_and_no_lost_job(
     assert service.state(job_id) is JobState.RUNNING, "nobody can say how it went"
 
     def swept() -> bool:
-        with service.database.write() as session:
-            return sweep(session, policy=RetryPolicy(base_seconds=0.0)).requeued == [job_id]
+        return sweep(service.database, policy=RetryPolicy(base_seconds=0.0)).requeued == [job_id]
 
     wait_until(swept)
     again = service.supervisor()
@@ -494,7 +493,7 @@ class TestFence:
         with service.database.write() as session:
             job = session.get_one(type(service.job(job_id)), job_id)
             job.lease_expires_at = service.database.now(session)
-            sweep(session)
+        sweep(service.database)
         events = _event_count(service, job_id)
         thread.join(5)
         assert not thread.is_alive()
