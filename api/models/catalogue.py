@@ -33,6 +33,7 @@ class ModelCatalogue:
         self._looked_at = float("-inf")
         self._lock = threading.Lock()
         self._read_again: set[str] = set()
+        self._all_read_again = False
 
     def refresh(self) -> None:
         """Bring the store up to date where a folder has come, gone or changed."""
@@ -51,13 +52,15 @@ class ModelCatalogue:
                     ModelRepository(session).update_folders(found)
                 self._written = found
                 self.generation += 1
-            self._read_students_again()
+            if not self._all_read_again:
+                self._read_students_again()
             self._looked_at = begun_at
 
     def _read_students_again(self) -> None:
         """What an older release said of a student's tokenizer is said anew, a few students at a look."""
         with self._database.read() as session:
             rows = ModelRepository(session).of_older_fingerprints(FINGERPRINT_VERSION, self._read_again)
+        self._all_read_again = not rows
         for row in rows:
             self._read_again.add(row.id)
             if (found := self.inspect_row(row).description.tokenizer_fingerprint) is not None:
