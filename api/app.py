@@ -86,12 +86,13 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     # The middleware does the checking; this says so in the OpenAPI document.
     bearer = Depends(HTTPBearer(auto_error=False, description="An API key, once any exists."))
-    app.include_router(health)
-    app.include_router(_heads(health))
-    for router in (files, models, jobs, events, metrics, logs, attempts, checkpoints, artifacts, workers, keys):
+    # In the order of how often they are asked: the framework tries one after the other.
+    for router in (jobs, events, metrics, files, models, logs, attempts, checkpoints, artifacts, workers, keys):
         dependencies = [bearer, Depends(check_request), Depends(only_known_parameters)]
         app.include_router(router, dependencies=dependencies)
         app.include_router(_heads(router), dependencies=dependencies)
+    app.include_router(health)
+    app.include_router(_heads(health))
     openapi.install(app)
     return app
 

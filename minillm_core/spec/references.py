@@ -6,6 +6,7 @@ deletes what jobs name asks :func:`references`, and so knows a new field as soon
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,14 +32,20 @@ class Reference:
 
 def references(spec: BaseModel, pointer: str = "") -> Iterator[Reference]:
     """What the spec, or a part of it at ``pointer``, names, in the order of its fields."""
-    for name, field in type(spec).model_fields.items():
+    for name, mark in _fields(type(spec)):
         value = getattr(spec, name)
-        here = f"{pointer}/{name}"
         if isinstance(value, BaseModel):
-            yield from references(value, here)
-            continue
-        marks = [mark for mark in field.metadata if isinstance(mark, Names)]
-        if marks and value is not None:
+            yield from references(value, f"{pointer}/{name}")
+        elif mark is not None and value is not None:
             # An adapter has none of its own: the field belongs to the model beside it.
-            revision = getattr(spec, "revision", None) if marks[0].kind == "model" else None
-            yield Reference(here, marks[0].kind, value, marks[0].purpose, revision)
+            revision = getattr(spec, "revision", None) if mark.kind == "model" else None
+            yield Reference(f"{pointer}/{name}", mark.kind, value, mark.purpose, revision)
+
+
+@functools.cache
+def _fields(part: type[BaseModel]) -> list[tuple[str, Names | None]]:
+    """Each field of a part of a spec, with what it says that it names."""
+    return [
+        (name, next((mark for mark in field.metadata if isinstance(mark, Names)), None))
+        for name, field in part.model_fields.items()
+    ]

@@ -6,7 +6,7 @@ of a job looks again, under locks that those who delete take too: whoever comes 
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Select, bindparam, select
+from sqlalchemy import ColumnElement, Select, bindparam, insert, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from minillm_core.spec import JobSpec
@@ -24,6 +24,9 @@ _HOLD_FILES = (
     .order_by(File.id)
     .with_for_update(read=True)
 )
+
+
+_INSERT = insert(JobReference)
 
 
 def hold(session: Session, spec: JobSpec, forked_from: Checkpoint | None) -> None:
@@ -71,7 +74,9 @@ def note(session: Session, job_id: str, spec: JobSpec) -> None:
     named = {(found.kind, found.name) for found in references(spec)}
     # A file by its path is how the trainer is run by hand: nothing here can be deleted under it.
     kept = sorted((kind, name) for kind, name in named if kind != "file" or is_id(name, "file"))
-    session.add_all(JobReference(job_id=job_id, kind=kind, reference=name) for kind, name in kept)
+    if kept:
+        rows = [{"job_id": job_id, "kind": kind, "reference": name} for kind, name in kept]
+        session.connection().execute(_INSERT, rows)
 
 
 def unfinished_user(session: Session, reference: str) -> str | None:

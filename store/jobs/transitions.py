@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from store.db.clock import database_now
@@ -87,7 +87,7 @@ def apply(
     level: str | None = None,
     data: Mapping[str, Any] | None = None,
     now: dt.datetime | None = None,
-) -> Event:
+) -> None:
     """Change the state of a locked job and write the event of it.
 
     ``to`` may be left out where the table allows one state alone. Raises InvalidTransition,
@@ -119,9 +119,10 @@ def apply(
         job.finished_at = None
     edge = {"from": None if cause is Cause.CREATE else str(was), "to": str(to), "cause": str(cause)}
     level = level or ("error" if to in (_S.FAILED, _S.EXPIRED) else "info")
-    return add_event(
-        session, job, "state", code=str(to), message=message, level=level, data={**(data or {}), **edge}, now=now
-    )
+    add_event(session, job, "state", code=str(to), message=message, level=level, data={**(data or {}), **edge}, now=now)
+
+
+_INSERT_EVENT = insert(Event)
 
 
 def add_event(
@@ -134,25 +135,25 @@ def add_event(
     level: str = "info",
     data: Mapping[str, Any] | None = None,
     now: dt.datetime | None = None,
-) -> Event:
+) -> None:
     """Write an event with the next sequence number of a locked job; also raises the job's version."""
     now = now or database_now(session)
     job.event_seq += 1
     job.updated_at = now
-    event = Event(
-        job_id=job.id,
-        seq=job.event_seq,
-        id=new_id("evt"),
-        type=type,
-        level=level,
-        code=printable(code)[:100],
-        message=printable(message),
-        data=printable_data(dict(data or {})),
-        attempt=job.attempt or None,
-        created_at=now,
+    session.flush()
+    # Straight into its table: there are many events, and nobody changes one.
+    session.connection().execute(
+        _INSERT_EVENT,
+        {
+            "job_id": job.id,
+            "seq": job.event_seq,
+            "id": new_id("evt"),
+            "type": type,
+            "level": level,
+            "code": printable(code)[:100],
+            "message": printable(message),
+            "data": printable_data(dict(data or {})),
+            "attempt": job.attempt or None,
+            "created_at": now,
+        },
     )
-    # First the row that the event refers to, which may be new; both in one flush would come in any order.
-    session.flush()
-    session.add(event)
-    session.flush()
-    return event
