@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from minillm_core.data.corpus import CORPUS_BLOCK_TOKENS, load_corpus
 from minillm_core.data.dataset import Dataset, load_dataset
+from minillm_core.data.template_defaults import set_defaults
 from minillm_core.data.templates import end_token_id
 from minillm_core.errors import RunError, UserError
 from minillm_core.evaluate.calibration import LabelSet, labels_among, read_calibration_file
@@ -92,6 +93,8 @@ def prepare(
         _check_context(job, name, config)
     check_dtype(training.dtype, ranks.device)
     check_shapes(job, teacher_config, None if student_folder is None else student_config)
+    # After the tokenizers were compared: these are the job's own.
+    set_defaults(tokenizer, job.dataset.template_arguments, job.dataset.system_prompt)
     dataset = load_dataset(
         file_path(job.dataset.file, context, run_dir, "/dataset/file"),
         job.dataset.template,
@@ -102,6 +105,7 @@ def prepare(
         job.dataset.max_dev_rows,
         job.seed,
         job.dataset.special_tokens,
+        job.dataset.train_on,
     )
     counts = asdict(dataset.counts)
     events.message(

@@ -20,6 +20,7 @@ from minillm_core.data.templates import (
 )
 from minillm_core.errors import UserError
 from minillm_core.spec import DatasetSpec, TrainingSpec
+from minillm_core.spec.rows import TrainOn
 
 _SHARE_TOLD = 0.1
 """Of all rows: where more are cut, left out or repeated, it is a warning."""
@@ -111,11 +112,13 @@ def load_dataset(
     max_dev_rows: int,
     seed: int,
     special_tokens: Meaning = "tokens",
+    train_on: TrainOn = "last",
 ) -> Dataset:
-    """Read, tokenise and split a JSONL file; the same arguments give the same split.
+    """Read, tokenise and split a file of rows; the same arguments give the same split.
 
     Responses longer than ``max_new_tokens`` with their end token are cut and marked. Rows of equal
-    prompts stay on one side of the split, so that no dev prompt was trained on.
+    prompts stay on one side of the split, so that no dev prompt was trained on, and so do the turns
+    of one conversation, each of which is a row where ``train_on`` is ``all``.
 
     Raises UserError ``dataset_invalid`` when a line is wrong, no prompt fits, or no two different
     prompts are left to split; ``template_unavailable`` when the tokenizer lacks the template and
@@ -126,9 +129,10 @@ def load_dataset(
     ends = {end_id, tokenizer.eos_token_id}
     special = SpecialTokens(tokenizer, special_tokens)
     rows: list[TokenizedRow] = []
+    lines: list[int] = []
     shortest = longest = dropped = special_rows = 0
     found = Counter[str]()
-    examples = read_rows(path)
+    examples = read_rows(path, train_on=train_on)
     shown = [special.marked(example) for example in examples] if template == "chat" else examples
     for example, text in zip(examples, prompt_texts(shown, template, tokenizer), strict=True):
         said = special.counted([*(message.content for message in example.messages), example.response])
@@ -144,6 +148,7 @@ def load_dataset(
         response, reads = special.response(example.response, ends)
         response.append(end_id)
         longest = max(longest, len(response))
+        lines.append(example.line)
         rows.append(
             TokenizedRow(
                 prompt_ids=prompt,
@@ -160,7 +165,7 @@ def load_dataset(
             f"{shortest} tokens with the {template} template",
             param="/training/max_prompt_tokens",
         )
-    train, dev = _split(rows, dev_fraction, max_dev_rows, seed)
+    train, dev = _split(rows, lines, dev_fraction, max_dev_rows, seed)
     counts = DatasetCounts(
         rows=len(examples),
         train=len(train),
@@ -176,18 +181,16 @@ def load_dataset(
 
 
 def _split(
-    rows: list[TokenizedRow], dev_fraction: float, max_dev_rows: int, seed: int
+    rows: list[TokenizedRow], lines: list[int], dev_fraction: float, max_dev_rows: int, seed: int
 ) -> tuple[list[TokenizedRow], list[TokenizedRow]]:
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        groups[tuple(row.prompt_ids)].append(index)
-    if len(groups) < 2:
+    order = _together(rows, lines)
+    if len(order) < 2:
         raise UserError(
             "dataset_invalid",
-            f"the {len(rows)} rows that fit have one prompt among them: training and dev set need two",
+            f"the {len(rows)} rows that fit have one prompt among them, or conversations that share prompts: training "
+            "and dev set need two",
             param="/dataset/file",
         )
-    order = list(groups.values())
     random.Random(f"split:{seed}").shuffle(order)
     wanted = min(max_dev_rows, max(1, round(dev_fraction * len(rows))))
     held: set[int] = set()
@@ -202,3 +205,25 @@ def _split(
         held.update(smallest)
     train = [row for index, row in enumerate(rows) if index not in held]
     return train, [row for index, row in enumerate(rows) if index in held]
+
+
+def _together(rows: list[TokenizedRow], lines: list[int]) -> list[list[int]]:
+    """Numbers of the rows that share a prompt or a line of the file, directly or by others, in order of the first."""
+    first_of_line: dict[int, int] = {}
+    first_of_prompt: dict[tuple[int, ...], int] = {}
+    earlier = list(range(len(rows)))
+
+    def first(index: int) -> int:
+        while earlier[index] != index:
+            earlier[index] = earlier[earlier[index]]
+            index = earlier[index]
+        return index
+
+    for index, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        for other in (first_of_line.setdefault(line, index), first_of_prompt.setdefault(tuple(row.prompt_ids), index)):
+            low, high = sorted((first(index), first(other)))
+            earlier[high] = low
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in range(len(rows)):
+        groups[first(index)].append(index)
+    return list(groups.values())

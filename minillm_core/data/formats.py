@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from minillm_core.errors import UserError
-from minillm_core.spec.rows import BadRows, Example, dataset_rows
+from minillm_core.spec.rows import BadRows, Example, TrainOn, dataset_rows
 
 Row = TypeVar("Row")
 
@@ -21,6 +22,6 @@ def read(path: Path, rows: Callable[[BinaryIO], Iterator[Row]], param: str) -> I
             raise UserError("dataset_invalid", str(error), param=param) from None
 
 
-def read_rows(path: Path, param: str = "/dataset/file") -> list[Example]:
-    """All rows of a dataset. Raises UserError ``dataset_invalid`` at ``param``."""
-    return list(read(path, dataset_rows, param))
+def read_rows(path: Path, param: str = "/dataset/file", *, train_on: TrainOn = "last") -> list[Example]:
+    """All examples of a dataset, in the order of its rows. Raises UserError ``dataset_invalid`` at ``param``."""
+    return list(read(path, partial(dataset_rows, train_on=train_on), param))

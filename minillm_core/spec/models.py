@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from minillm_core.spec.base import DType, FileReference, ModelReference, Names, Real, Revision, Rows, Strict, Whole
+from minillm_core.spec.base import (
+    DType,
+    FileReference,
+    Flag,
+    ModelReference,
+    Names,
+    Real,
+    Revision,
+    Rows,
+    Strict,
+    Whole,
+)
 
 _MOST_LAYERS = 1000
+_ArgumentName = Annotated[str, Field(max_length=64, pattern=r"^[a-z][a-z0-9_]*$")]
+_ArgumentValue = (
+    Flag
+    | Annotated[int, Whole(-(2**53), 2**53)]
+    | Annotated[float, Real(ge=-(2.0**53), le=2.0**53)]
+    | Annotated[str, Field(max_length=4096, strict=True)]
+)
+_RENDERINGS_OWN = frozenset((
+    # What transformers passes or takes.
+    "messages", "tools", "documents", "conversation", "chat_template", "tokenize", "padding", "truncation",
+    "max_length", "add_generation_prompt", "continue_final_message", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs", "raise_exception", "strftime_now", "namespace",
+    # Words of Jinja.
+    "and", "or", "not", "in", "is", "if", "elif", "else", "for", "set", "block", "extends", "include", "import",
+    "from", "macro", "call", "filter", "with", "true", "false", "none", "loop", "self", "super", "caller",
+    "varargs", "kwargs", "range", "dict",
+))  # fmt: skip
+"""Variables and words of a chat template that are no argument of it."""
 
 
 class TeacherSpec(Strict):
@@ -77,11 +106,33 @@ class DatasetSpec(Strict):
     file: Annotated[FileReference, Names("file", "dataset")]
     template: Literal["chat", "alpaca", "plain"] = "chat"
     """`chat` renders the tokenizer's own chat template; `alpaca` a fixed instruction layout; `plain` the bare text."""
+    template_arguments: dict[_ArgumentName, _ArgumentValue] = Field(default_factory=dict, max_length=16)
+    """Variables of the chat template, such as `enable_thinking`, where nobody passes them; the student keeps them."""
+    system_prompt: Annotated[str, Field(min_length=1, max_length=1 << 16)] | None = None
+    """Said first in conversations that have no system message; the student's chat template keeps it."""
+    train_on: Literal["last", "all"] = "last"
+    """Which of the assistant's messages of a conversation are learned, those of weight 0 left out."""
     special_tokens: Literal["text", "tokens"] = "tokens"
     """What the text of a special token means within a row: the one token, or the text and nothing else."""
     dev_fraction: Annotated[float, Real(gt=0, lt=1)] = 0.05
     """Share of the rows held out to choose the student; at least one row."""
     max_dev_rows: Rows = 1000
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _no_argument_of_the_rendering(cls, value: dict[str, bool | int | float | str]) -> dict[str, Any]:
+        for name in value:
+            if name in _RENDERINGS_OWN or name.endswith("_token"):
+                raise ValueError(f"{name} is given by the rendering itself")
+        return value
+
+    @model_validator(mode="after")
+    def _of_the_chat_template(self) -> DatasetSpec:
+        if self.template != "chat":
+            for name in ("template_arguments", "system_prompt"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} would not be used: only the template chat has it")
+        return self
 
 
 class CorpusSpec(Strict):

@@ -55,6 +55,25 @@ def test_equal_prompts_stay_on_one_side(tmp_path: Path) -> None:
     assert len(load(write(tmp_path / "rows", pairs), dev_fraction=0.02).dev) == 4
 
 
+def test_every_turn_is_a_row_and_a_conversation_stays_together(tmp_path: Path) -> None:
+    def talk(number: int) -> list[dict[str, str]]:
+        roles = ("user", "assistant")
+        return [{"role": roles[turn % 2], "content": f"{'qa'[turn % 2]} {number} {turn}"} for turn in range(6)]
+
+    path = tmp_path / "rows"
+    path.write_text("".join(json.dumps({"messages": talk(number)}) + "\n" for number in range(20)))
+    for seed in range(5):
+        data = load(path, template="chat", train_on="all", dev_fraction=0.2, seed=seed)
+        assert (len(data.train), len(data.dev), data.counts.rows) == (48, 12, 60)
+        of = [{row.response_text.split()[1] for row in part} for part in (data.train, data.dev)]
+        assert not of[0] & of[1] and len(of[1]) == 4
+    last = load(path, template="chat")
+    assert {row.response_text.split()[2] for row in last.train + last.dev} == {"5"}
+    path.write_text(json.dumps({"messages": talk(1)}) + "\n")
+    with pytest.raises(UserError, match="need two"):
+        load(path, template="chat", train_on="all")
+
+
 def test_one_prompt_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="one prompt"):
         load(write(tmp_path / "rows", [("same", "a"), ("same", "b")]))
