@@ -20,6 +20,10 @@ from store.settings import Settings
 logger = logging.getLogger(__name__)
 
 
+_READ_AGAIN_SECONDS = 60.0
+"""Where no student of an older release is left: until a worker of one may have made another."""
+
+
 class ModelCatalogue:
     """What it writes is a cache of the disk, so that a GET may call it and still be safe."""
 
@@ -33,7 +37,7 @@ class ModelCatalogue:
         self._looked_at = float("-inf")
         self._lock = threading.Lock()
         self._read_again: set[str] = set()
-        self._all_read_again = False
+        self._read_again_at = float("-inf")
 
     def refresh(self) -> None:
         """Bring the store up to date where a folder has come, gone or changed."""
@@ -52,7 +56,7 @@ class ModelCatalogue:
                     ModelRepository(session).update_folders(found)
                 self._written = found
                 self.generation += 1
-            if not self._all_read_again:
+            if begun_at >= self._read_again_at:
                 self._read_students_again()
             self._looked_at = begun_at
 
@@ -60,7 +64,8 @@ class ModelCatalogue:
         """What an older release said of a student's tokenizer is said anew, a few students at a look."""
         with self._database.read() as session:
             rows = ModelRepository(session).of_older_fingerprints(FINGERPRINT_VERSION, self._read_again)
-        self._all_read_again = not rows
+        if not rows:
+            self._read_again_at = time.monotonic() + _READ_AGAIN_SECONDS
         for row in rows:
             self._read_again.add(row.id)
             if (found := self.inspect_row(row).description.tokenizer_fingerprint) is not None:

@@ -10,8 +10,7 @@ from api.auth import CallerDep
 from api.deps import ReadSession, ServicesDep, TransactionRoute
 from api.http.openapi import problems
 from api.http.pagination import After, Before, Limit, Order, Page, cursor_problems, page
-from api.models.schemas import ModelOut, ModelProblem
-from store.db.tables import Model
+from api.models.schemas import ModelOut
 from store.models import ModelRepository
 
 router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["models"])
@@ -34,35 +33,11 @@ def models_list(
         found = ModelRepository(session).list(
             caller.owner_id, limit=limit, after=after, before=before, order=order, kind=kind
         )
-    return page(found.items, found.has_more, model_out, lambda model: model.id)
+    return page(found.items, found.has_more, ModelOut.model_validate, lambda model: model.id)
 
 
 @router.get("/models/{model_id}", responses=problems(401, 404, 503), summary="Get a model")
 def models_get(model_id: str, caller: CallerDep, services: ServicesDep, session: ReadSession) -> ModelOut:
     """By its id, or by its reference such as `path:<folder>`."""
     services.models.refresh()
-    return model_out(ModelRepository(session).get(caller.owner_id, model_id))
-
-
-def model_out(model: Model) -> ModelOut:
-    return ModelOut(
-        id=model.id,
-        object="model",
-        reference=model.reference,
-        kind=model.kind,
-        name=model.name,
-        job=model.job_id,
-        revision=model.revision,
-        architecture=model.architecture,
-        causal_lm=model.causal_lm,
-        parameters=model.parameters,
-        layers=model.layers,
-        vocab_size=model.vocab_size,
-        context_length=model.context_length,
-        tokenizer_fingerprint=model.tokenizer_fingerprint,
-        dtype=model.dtype,
-        bytes=model.bytes,
-        usable=not model.problems,
-        problems=[ModelProblem.model_validate(problem) for problem in model.problems or []],
-        created_at=model.created_at,
-    )
+    return ModelOut.model_validate(ModelRepository(session).get(caller.owner_id, model_id))

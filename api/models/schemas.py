@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, computed_field
 
 from api.http.schema import Out
 
@@ -18,13 +20,13 @@ class ModelProblem(Out):
 
 class ModelOut(Out):
     id: str
-    object: Literal["model"]
+    object: Literal["model"] = "model"
     reference: str
     """How a job names it: `path:<folder>` or `model_...`."""
     kind: str
     """`base` or `adapter` for a folder under the models root, `student` for a model made here."""
     name: str
-    job: str | None
+    job: str | None = Field(validation_alias="job_id")
     """The job that made it."""
     revision: str | None
     architecture: str
@@ -38,7 +40,11 @@ class ModelOut(Out):
     """Models of equal fingerprints can teach and learn from each other."""
     dtype: str | None
     bytes: int
-    usable: bool
-    """Whether a job may name it; then there are no problems."""
-    problems: list[ModelProblem]
+    problems: Annotated[list[ModelProblem], BeforeValidator(lambda problems: problems or [])]
     created_at: datetime
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def usable(self) -> bool:
+        """Whether a job may name it; then there are no problems."""
+        return not self.problems

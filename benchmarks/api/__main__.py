@@ -10,9 +10,9 @@ which are queued, and what a first request leaves in memory is there. The last l
 
     <operation>                   get_job, get_job_304, list, metrics, post_job: for each number of clients
                                   `ours` and `bare`, each {rps, p50_ms, p99_ms, worst_ms, errors}
-    <operation>_ratio_to_bare     requests a second with 1 client over those of the bare route that returns the document
-                                  (`get_job_304_ratio`: over a bare route that answers 304)
-    <operation>_ratio_to_bytes    the same over a bare route that returns bytes made beforehand
+    <operation>_ratio_to_bare     requests a second with 1 client over those of the bare route with the same JSON
+                                  (`get_job_304_ratio`: of answers of 304 over those of the bare route of the job)
+    <operation>_ratio_to_least    the same over a bare route that does nothing but send: bytes made beforehand, or 304
     growth, growth_worst          time of a request with 1 client at --jobs jobs over the same at 1,000, and the largest
     posts_at_once                 500 clients that each post one job at once: worst_s, errors, and what a bystander's
                                   GET meanwhile took (bystander_p50_ms, bystander_worst_ms)
@@ -121,8 +121,8 @@ class Bench:
                     ours, bare = found["ours"]["rps"], found["bare"]["rps"]
                     name = f"{operation}_ratio" if operation == "get_job_304" else f"{operation}_ratio_to_bare"
                     result[name] = round(ours / bare, 3)
-                    if "bytes" in found:
-                        result[f"{operation}_ratio_to_bytes"] = round(ours / found["bytes"]["rps"], 3)
+                    if "least" in found:
+                        result[f"{operation}_ratio_to_least"] = round(ours / found["least"]["rps"], 3)
                     growth[operation] = round(found["small"]["rps"] / ours, 2)
                 print(f"{operation} with {clients}: {json.dumps(found)}", file=sys.stderr, flush=True)
         result["growth"] = growth
@@ -133,11 +133,14 @@ class Bench:
 
     def _beside(self, operation: str, clients: int) -> dict[str, dict[str, float]]:
         """Every server in turn, again and again; of each the fastest slice, which is the least disturbed."""
-        sides: dict[str, tuple[Server, str]] = {"ours": (self.large, operation), "bare": (self.bare, operation)}
+        same_json = operation.removesuffix("_304")
+        sides: dict[str, tuple[Server, str]] = {"ours": (self.large, operation), "bare": (self.bare, same_json)}
         if clients == min(self.options.clients):
             sides["small"] = (self.small, operation)
-            if operation not in ("post_job", "get_job_304"):
-                sides["bytes"] = (self.bare, f"{operation}/bytes")
+            if operation == "get_job_304":
+                sides["least"] = (self.bare, operation)
+            elif operation != "post_job":
+                sides["least"] = (self.bare, f"{operation}/bytes")
         runs: dict[str, list[dict[str, float]]] = defaultdict(list)
         for server, what in sides.values():
             measure(server, what, min(clients, 10), 0.3)  # what a first request makes is there now
