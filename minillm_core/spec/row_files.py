@@ -24,6 +24,22 @@ _PIECE_BYTES = 1 << 16
 _DELIMITERS = (",", "\t", ";")
 _BEGINS_AS_ROWS = re.compile(r'(\[\s*)?\{\s*("(?:[^"\\]|\\.)*"\s*:|\}\s*$)', re.MULTILINE)
 _BLANKS = re.compile(r"[ \t\r\n]*")
+_UNPACK = "unpack it first: files are kept and read as they are"
+_NO_TEXT = (
+    (
+        b"PAR1\x15",
+        "this is Parquet, which is not read: write it as JSONL, by pandas' to_json(orient='records', lines=True)",
+    ),
+    (b"ARROW1\x00\x00", "this is Arrow, which is not read: write it as JSONL, such as by the to_json of datasets"),
+    (b"PK\x03\x04", f"this is a ZIP archive or a spreadsheet: write the sheet as CSV, or {_UNPACK}"),
+    (b"\x1f\x8b", f"this is compressed with gzip: {_UNPACK}"),
+    (b"\x28\xb5\x2f\xfd", f"this is compressed with zstd: {_UNPACK}"),
+    (b"BZh91AY&SY", f"this is compressed with bzip2: {_UNPACK}"),
+    (b"\xfd7zXZ\x00", f"this is compressed with xz: {_UNPACK}"),
+    (b"\xff\xfe", "this is UTF-16: save it as UTF-8"),
+    (b"\xfe\xff", "this is UTF-16: save it as UTF-8"),
+)
+"""How files begin that are no text, and what is said of them."""
 
 
 class BadRows(Exception):
@@ -75,6 +91,8 @@ def lines(stream: BinaryIO, *, blank: bool = False) -> Iterator[tuple[int, str]]
     number = 0
     while raw := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
+        if number == 1 and (reason := next((told for start, told in _NO_TEXT if raw.startswith(start)), None)):
+            raise BadRows(reason)
         if len(raw) > MAX_LINE_BYTES:
             raise BadRows(f"longer than {MAX_LINE_BYTES >> 20} MiB", number)
         try:

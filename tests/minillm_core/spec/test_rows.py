@@ -142,6 +142,21 @@ def test_refused_with_the_line(content: bytes, line: int | None, words: str) -> 
     assert caught.value.line == line
 
 
+@pytest.mark.parametrize("purpose", ["dataset", "corpus", "calibration"])
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"PAR1\x15\x04", "Parquet, which is not read: write it as JSONL"),
+        (b"PK\x03\x04\x14", "write the sheet as CSV"),
+        (b"\x1f\x8b\x08", "gzip: unpack it"),
+        ("\ufeff{}".encode("utf-16-le"), "UTF-16: save it as UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_told_what_it_is(start: bytes, words: str, purpose: str) -> None:
+    with pytest.raises(BadRows, match=words):
+        check_file(io.BytesIO(start + b"\x00rest\n"), purpose=purpose)
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 def test_one_json_array(indent: int | None) -> None:
     # More than is read at a time, characters of several bytes across its pieces, one row longer than a piece.
