@@ -8,6 +8,7 @@ the run's state.
 
 from __future__ import annotations
 
+import datetime as dt
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from minillm_core.data.dataset import TokenizedRow
+from minillm_core.data.marks import check_unchanged, marks_of
+from minillm_core.data.rendering import clock_at
 from minillm_core.errors import SystemFault
 from minillm_core.evaluate.measure import Measured, Subject
 from minillm_core.evaluate.report import build_report, sample_answers_of
@@ -25,7 +28,7 @@ from minillm_core.export.card import RunFacts, Sample
 from minillm_core.export.card import Score as CardScore
 from minillm_core.export.student import write_student
 from minillm_core.models.families import unwrapped
-from minillm_core.prepare import Parts, build_student, prepare
+from minillm_core.prepare import Parts, build_student, file_path, prepare
 from minillm_core.rollout.decoder import Decoder, make_decoder
 from minillm_core.spec import STUDENT_DIR, JobSpec, Phase, RunContext
 from minillm_core.spec.event_lines import SAMPLE_CHARACTERS, shortened
@@ -71,7 +74,6 @@ class Work:
 def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, events: EventLog, stop: StopFlag) -> None:
     """Do the whole job. Raises RunError where it cannot be done and Stopped where it was asked to stop."""
     progress = Progress(units_of_work(job), events)
-    parts, teacher = prepare(job, context, run_dir, ranks, events, progress)
     checkpoints = Checkpoints(run_dir, ranks, events, job.training.keep_checkpoints)
     state, resumed = RunState(), None
     found = checkpoints.latest(context.resume_from)
@@ -80,6 +82,18 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
         resumed = Resumed(found, state.phase, round_, random)
     elif context.forked:
         raise SystemFault("checkpoint_unreadable", "no checkpoint verifies of those that the job could begin from")
+    # A template may write the date: to a run that goes on tomorrow it is that of its first day.
+    now = dt.datetime.now() if state.template_clock is None else dt.datetime.fromisoformat(state.template_clock)
+    now = ranks.broadcast(now)
+    state.template_clock = now.isoformat()
+    with clock_at(now):
+        parts, teacher = prepare(job, context, run_dir, ranks, events, progress)
+    marks = _marks(job, context, run_dir, parts)
+    if state.rows is not None and (
+        not context.forked or (found is not None and found.resolve().is_relative_to(run_dir.resolve()))
+    ):
+        check_unchanged(state.rows, marks)
+    state.rows = marks
     run = Run(
         job=job,
         ranks=ranks,
@@ -128,6 +142,18 @@ def run_job(job: JobSpec, context: RunContext, run_dir: Path, ranks: Ranks, even
     if ranks.main:
         _export(work, context, run_dir, merged_model(student), teacher_parameters)
     ranks.barrier()
+
+
+def _marks(job: JobSpec, context: RunContext, run_dir: Path, parts: Parts) -> dict[str, str]:
+    files = {"file": file_path(job.dataset.file, context, run_dir, "/dataset/file")}
+    if job.pretrain_corpus is not None:
+        files["corpus_file"] = file_path(job.pretrain_corpus.file, context, run_dir, "/pretrain_corpus/file")
+    settings = {
+        "dataset": job.dataset.model_dump(mode="json", exclude={"file"}),
+        "lengths": [job.training.max_prompt_tokens, job.training.max_new_tokens],
+        "seed": job.seed,
+    }
+    return marks_of(parts.dataset, parts.corpus, parts.tokenizer, settings, files)
 
 
 def units_of_work(job: JobSpec) -> dict[str, float]:

@@ -8,18 +8,22 @@ under limits of processor time and memory that the kernel holds; it has the toke
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import gc
 import json
 import multiprocessing
 import os
+import random
 import resource
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
 Conversation = Sequence[dict[str, Any]]
 Kind = Literal["refused", "failed", "limit"]
@@ -38,6 +42,19 @@ CHARACTERS_PER_CHARACTER = 8
 
 _BATCH_ROWS = 256
 _BATCH_CHARACTERS = 1 << 20
+
+
+_clock: ContextVar[dt.datetime | None] = ContextVar("clock", default=None)
+
+
+@contextlib.contextmanager
+def clock_at(moment: dt.datetime) -> Iterator[None]:
+    """Let templates that write the date or the time find ``moment`` within, whatever the time is."""
+    token = _clock.set(moment)
+    try:
+        yield
+    finally:
+        _clock.reset(token)
 
 
 class RenderingFault(Exception):
@@ -139,6 +156,11 @@ def _serve(
     gc.freeze()
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_AS, _address_space() + MEMORY_BYTES)
+    random.seed(0)  # Jinja has a filter that draws.
+    if (moment := _clock.get()) is not None:
+        # What templates ask for the time asks this name, and nothing but data can be given to them. The process is our
+        # own and ends with the rendering.
+        chat_template_utils.datetime = _Clock(moment)
     seconds, room = FIRST_SECONDS, FIRST_CHARACTERS
     try:
         while True:
@@ -154,6 +176,14 @@ def _serve(
         os._exit(0)
     except BaseException:
         os._exit(1)
+
+
+class _Clock:
+    def __init__(self, moment: dt.datetime) -> None:
+        self._moment = moment
+
+    def now(self) -> dt.datetime:
+        return self._moment
 
 
 def _render(

@@ -231,7 +231,8 @@ def load_causal_lm(
     """
     check_model(path, param=param)
     config = read_config(path, param=param)
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) is not None else "sdpa"
+    # Gemma 2 caps its attention scores, which transformers computes eagerly alone, also where a config has no caps.
+    attention = "eager" if config.model_type == "gemma2" or _caps_attention(config) else "sdpa"
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             str(path),
@@ -258,6 +259,10 @@ def load_causal_lm(
         # The file has a head of its own: what is made of the model shall have one too.
         model.config.tie_word_embeddings = False
     return model.to(device).eval()
+
+
+def _caps_attention(config: PreTrainedConfig) -> bool:
+    return getattr(config, "attn_logit_softcapping", None) is not None
 
 
 def _shares_its_embedding(model: PreTrainedModel) -> bool:

@@ -61,6 +61,10 @@ class RunState:
     results: dict[str, Any] = field(default_factory=dict)
     """Evaluations that are done, for the report."""
     train_seconds: float = 0.0
+    template_clock: str | None = None
+    """What the time is to chat templates, for the whole run: an ISO 8601 text of the local time."""
+    rows: dict[str, str] | None = None
+    """:func:`minillm_core.data.marks.marks_of`."""
     ordinal: int = 0
     """Number of checkpoints written, over all attempts."""
 

@@ -301,6 +301,41 @@ class TestResume:
         assert losses(run_here(cut)) == losses(whole)
         assert_same_end(tmp_path / "whole", cut)
 
+    def test_a_template_that_writes_the_time_writes_that_of_the_first_day(self, tmp_path):
+        run = write_run(tmp_path)
+        template = (run / "teacher" / "chat_template.jinja").read_text()
+        (run / "teacher" / "chat_template.jinja").write_text("{{ strftime_now('%H:%M:%S.%f') }} " + template)
+        with pytest.raises(Stopped):
+            run_here(run, stop_after=4)
+        (checkpoint,) = (run / "checkpoints").iterdir()
+        began = json.loads((checkpoint / "state.json").read_text())
+        run_here(run)
+        newest = json.loads((max((run / "checkpoints").iterdir()) / "state.json").read_text())
+        assert (newest["template_clock"], newest["rows"]) == (began["template_clock"], began["rows"])
+        report = json.loads((run / "student" / "report.json").read_text())
+        moment = began["template_clock"].partition("T")[2]
+        assert all(sample["prompt"].startswith(moment) for sample in report["samples"])
+
+    @pytest.mark.parametrize(
+        ("file", "old", "new", "told"),
+        [
+            ("data.jsonl", "river", "brook", "the file of the dataset has other bytes"),
+            ("teacher/chat_template.jinja", "assistant", "helper", "chat template is another"),
+            ("spec.json", '"max_new_tokens": 12', '"max_new_tokens": 10', "settings of the dataset or the lengths"),
+        ],
+    )
+    def test_other_rows_are_refused_with_what_changed(self, tmp_path, file, old, new, told):
+        run = write_run(tmp_path)
+        with pytest.raises(Stopped):
+            run_here(run, stop_after=4)
+        before = (run / file).read_text()
+        (run / file).write_text(before.replace(old, new))
+        with pytest.raises(UserError, match=told) as caught:
+            run_here(run)
+        assert (caught.value.code, caught.value.param) == ("dataset_changed", "/dataset/file")
+        (run / file).write_text(before)
+        run_here(run)
+
     def test_in_another_folder_from_the_checkpoint_alone(self, tmp_path):
         sft = {"max_steps": 2, "rows_per_step": 8}
         whole = run_here(write_run(tmp_path / "whole", training={"student_sft": sft}))

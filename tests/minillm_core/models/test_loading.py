@@ -24,6 +24,7 @@ from minillm_core.models.loading import (
     resolve,
     shared_vocab,
 )
+from minillm_core.rollout.decoder import make_decoder
 from minillm_core.spec import RunContext
 from tests.tiny_models import CHAT_TEMPLATE, tiny_tokenizer, write_tiny_model
 
@@ -178,6 +179,18 @@ class TestLoad:
         model = load_causal_lm(changed(tmp_path / "m", tiny, **asked), torch.float32)
         assert model.config._attn_implementation == "sdpa"
         assert {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"} == plain
+
+    @pytest.mark.parametrize("implementation", [{}, {"_attn_implementation": "flash_attention_2"}])
+    def test_gemma_2_without_soft_caps(self, implementation: dict[str, str], tmp_path: Path) -> None:
+        source = write_tiny_model(tmp_path / "source", "gemma2")
+        caps = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+        model = load_causal_lm(changed(tmp_path / "m", source, **caps, **implementation), torch.float32)
+        ids_BT = torch.arange(3, 13)[None]
+        capped = load_causal_lm(source, torch.float32)
+        with torch.no_grad():
+            assert not torch.equal(model(input_ids=ids_BT).logits, capped(input_ids=ids_BT).logits)
+        decoder = make_decoder(model)
+        decoder.release()
 
     @pytest.mark.parametrize("config", [{"rms_norm_eps": "small"}, {"hidden_act": 5}, {"rope_parameters": [1]}])
     def test_values_that_the_family_does_not_take(self, config: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
