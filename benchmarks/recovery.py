@@ -33,6 +33,7 @@ from sqlalchemy import select
 from benchmarks.chaos import tinyjobs
 from benchmarks.chaos.stack import Stack, running
 from minillm import Client
+from store.bytes.runs import Runs
 from store.db.database import Database
 from store.db.tables import Attempt, Event
 from store.settings import Settings
@@ -133,7 +134,7 @@ class Bench:
         return found[-1 if last else 0].timestamp()
 
     def trainer_events(self, job_id: str, attempt: int) -> list[dict[str, Any]]:
-        path = self.stack.runs_dir / job_id / str(attempt) / "events.jsonl"
+        path = Runs(self.stack.data_dir).attempt(job_id, attempt).events
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines]
 

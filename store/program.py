@@ -64,7 +64,7 @@ def faults(error: ValidationError) -> str:
 
 def close_to_others(settings: Settings) -> None:
     """Take from other users what they may do in folders and databases that an earlier umask left open to them."""
-    folders = (settings.data_dir, settings.files_dir, settings.runs_dir, settings.data_dir / "logs")
+    folders = (settings.data_dir, settings.files_dir, settings.runs.root, settings.data_dir / "logs")
     for folder in folders:
         _close(folder, 0o700)
     url = make_url(settings.database_url)

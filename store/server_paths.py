@@ -17,6 +17,7 @@ from typing import Any
 
 from minillm_core.spec import FailureEvent, MessageEvent, PhaseEvent, StudentEvent, TrainerEvent
 from minillm_core.spec.hub_cache import cache_folder
+from store.bytes.runs import RUNS
 from store.settings import Settings
 
 LONGEST_PATH = 4096
@@ -26,7 +27,7 @@ _ABOVE = rb"(?<![\w./~-])(?:/" + _NAME + rb")*?/"
 # Known by their form, wherever another machine of the service has them.
 _RUN = rb"/job_[0-9A-Za-z]+/[0-9]+/"
 _FORMS = (
-    _ABOVE + rb"runs" + _RUN,
+    _ABOVE + RUNS.encode() + _RUN,
     _ABOVE + rb"(?:site|dist)-packages/",
     _ABOVE + rb"lib/(?=python3\.[0-9]+/)",
     _ABOVE + rb"(?=minillm_core/)",
@@ -49,7 +50,7 @@ class ServerPaths:
             Path(sys.prefix),
             Path(sys.base_prefix),
         ]
-        here = re.escape(os.fsencode(settings.runs_dir)) + _RUN
+        here = re.escape(os.fsencode(settings.runs.root)) + _RUN
         self._pattern = re.compile(b"|".join((here, *_FORMS, *_roots(known))))
 
     def relative(self, text: str) -> str:

@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from store.bytes.runs import Runs
+
 _WEAK_SECRETS = frozenset({"changeme", "change-me", "secret", "password", "minillm", "default", "insecure"})
 _SHORTEST_SECRET = 16
 _HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
@@ -173,12 +175,9 @@ class Settings(BaseSettings):
         return self.data_dir / "files"
 
     @property
-    def runs_dir(self) -> Path:
-        return self.data_dir / "runs"
-
-    def run_dir(self, job_id: str, attempt: int) -> Path:
-        """RUN_DIR of one attempt; a stale attempt can only write in its own."""
-        return self.runs_dir / job_id / str(attempt)
+    def runs(self) -> Runs:
+        """Where runs leave what they leave."""
+        return Runs(self.data_dir)
 
     @property
     def is_loopback(self) -> bool:

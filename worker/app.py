@@ -55,7 +55,7 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery has no types
             settings=self.settings,
             launcher=self.make_launcher(devices),
             preflight=Preflight(
-                runs_dir=self.settings.runs_dir,
+                runs_dir=self.settings.runs.root,
                 min_free_bytes=self.settings.min_free_bytes,
                 visible=devices.visible,
             ),

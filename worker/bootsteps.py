@@ -76,7 +76,7 @@ class Claims(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
             sys.exit("a slot is a place in a prefork pool of fixed size, and the broker Redis or Valkey")
         if not wait_for_schema(self._database):
             sys.exit(UNAVAILABLE)
-        self._settings.runs_dir.mkdir(parents=True, exist_ok=True)
+        self._settings.runs.root.mkdir(parents=True, exist_ok=True)
         queues = [name for name in self._app.amqp.queues.consume_from if name in QUEUES]
         visible = chosen(self._settings.gpus if self._settings.gpus is not None else _seen_by_cuda())
         if queues == [CPU_QUEUE]:

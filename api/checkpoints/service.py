@@ -33,5 +33,5 @@ def change(session: Session, settings: Settings, row: Checkpoint, patch: Checkpo
 
 def _gone(settings: Settings, row: Checkpoint) -> bool:
     """Whether the run folder is on this machine and the checkpoint is not in it any more."""
-    run_dir = settings.run_dir(row.job_id, row.attempt)
-    return run_dir.is_dir() and not (run_dir / row.path).is_dir()
+    run = settings.runs.attempt(row.job_id, row.attempt)
+    return run.path.is_dir() and not run.inside(row.path).is_dir()

@@ -21,7 +21,7 @@ from api.jobs.checks import check
 from api.jobs.rendering import Rendering
 from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
 from api.services import Services, wake_after_commit
-from minillm_core.spec import JobSpec, MiniLLM
+from minillm_core.spec import JobSpec, MiniLLM, parse_spec
 from minillm_core.spec.model_folder import ModelDescription
 from minillm_core.spec.versions import read_spec, shown_spec
 from store.api_keys import ADMIN, PRIORITY
@@ -128,7 +128,7 @@ def forked_spec(job: Job, fork: ForkIn) -> JobSpec:
             )
     document = _merged(stored_spec(job).model_dump(mode="json"), fork.overrides)
     try:
-        return JobSpec.model_validate(document)
+        return parse_spec(document)
     except ValidationError as error:
         problem = validation_problem([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()], document)
         for index, fault in enumerate(problem.errors if isinstance(problem, Invalid) else []):

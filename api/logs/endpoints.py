@@ -14,7 +14,7 @@ from api.http.problems import NotAcceptable
 from api.http.ranges import byte_range
 from api.logs import service
 from api.logs.schemas import LogOut
-from api.logs.service import Stream
+from store.bytes.runs import Stream
 
 router = APIRouter(route_class=TransactionRoute, prefix="/v1", tags=["jobs"])
 

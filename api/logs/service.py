@@ -16,12 +16,11 @@ from sqlalchemy.orm import Session
 
 from api.http.problems import NotFound
 from api.services import Services
+from store.bytes.runs import Stream
 from store.db.printable import printable
 from store.db.tables import Job
 from store.jobs.repository import JobRepository
 from store.server_paths import LONGEST_PATH, ServerPaths
-
-Stream = Literal["stdout", "stderr"]
 
 CHUNK_BYTES = 1 << 20
 # C0 but tab and newline, DEL, and C1 in UTF-8: what drives terminals.
@@ -69,7 +68,7 @@ def log_of(session: Session, services: Services, job: Job, attempt: int | None, 
     if number == 0:
         raise NotFound("The job has not started: there is no log yet.", code="no_log")
     row = JobRepository(session).attempt(job, number)
-    path = services.settings.run_dir(job.id, number) / f"{stream}.log"
+    path = services.settings.runs.attempt(job.id, number).log(stream)
     try:
         return Log(number, stream, path.stat().st_size, services.paths, path)
     except FileNotFoundError:

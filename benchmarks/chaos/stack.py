@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psycopg
 
+from store.bytes.runs import Runs
 from store.db import schema
 from store.db.database import Database
 from worker.embedded.child import start_child
@@ -192,7 +193,7 @@ class Stack:
         """``folder`` takes the programs' output; ``settings`` are given to every program as MINILLM_ variables."""
         self.token = secrets.token_hex(12)
         self.data_dir = data_dir
-        self.runs_dir = data_dir / "runs"
+        self.runs_dir = Runs(data_dir).root
         self.database_url = database_url
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -76,7 +76,7 @@ def check_rows(session: Session, accepted: Mapping[str, Accepted], data_dir: Pat
     for wanted in accepted.values():
         job = rows.get(wanted.id)
         if wanted.deleted:
-            if job is not None or (data_dir / "runs" / wanted.id).exists():
+            if job is not None or Runs(data_dir).job(wanted.id).exists():
                 findings.wrong_states.append(f"{wanted.id} was deleted and is still there")
             continue
         if job is None:
@@ -99,7 +99,7 @@ def check_rows(session: Session, accepted: Mapping[str, Accepted], data_dir: Pat
 
 def _damaged_origin(wanted: Accepted, data_dir: Path, corrupted: set[Path]) -> bool:
     """Whether a checkpoint of the job that it was forked from was damaged on purpose."""
-    return wanted.origin is not None and any(data_dir / "runs" / wanted.origin in path.parents for path in corrupted)
+    return wanted.origin is not None and any(Runs(data_dir).job(wanted.origin) in path.parents for path in corrupted)
 
 
 def _end(job: Job, wanted: Accepted, damaged_origin: bool) -> list[str]:
@@ -152,7 +152,7 @@ def _attempts(session: Session, job: Job, data_dir: Path, tally: Tally, findings
     for a, b in itertools.pairwise(rows):
         if a.ended_at is not None and b.started_at < a.ended_at:
             findings.double_runs.append(f"{job.id}: attempt {b.number} began before {a.number} had ended")
-    wrote = [(row.number, _times(data_dir / "runs" / job.id / str(row.number) / "events.jsonl")) for row in rows]
+    wrote = [(row.number, _times(Runs(data_dir).attempt(job.id, row.number).events)) for row in rows]
     spoke = [(number, times) for number, times in wrote if times]
     for (a_number, a_times), (b_number, b_times) in itertools.pairwise(spoke):
         if b_times[0] < a_times[-1]:
@@ -195,7 +195,7 @@ def _checkpoints(session: Session, job: Job, wanted: Accepted, data_dir: Path, c
     if job.state is JobState.CANCELLED and len(rows) > (0 if wanted.keep == "none" else 1):
         faults.append(f"cancelled with keep={wanted.keep} and {len(rows)} checkpoints")
     for row in rows:
-        folder = data_dir / "runs" / job.id / str(row.attempt) / row.path
+        folder = Runs(data_dir).attempt(job.id, row.attempt).inside(row.path)
         if folder in corrupted:
             continue
         try:

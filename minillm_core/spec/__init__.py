@@ -43,7 +43,7 @@ from minillm_core.spec.events import (
     TrainerEvent,
     parse_event,
 )
-from minillm_core.spec.job import JobSpec
+from minillm_core.spec.job import SPECS, JobSpec, parse_spec
 from minillm_core.spec.methods import (
     GKD,
     KD,
@@ -97,6 +97,7 @@ __all__ = [
     "RECIPES",
     "REPORT_FILE",
     "SFT",
+    "SPECS",
     "SPEC_FILE",
     "STUDENT_DIR",
     "CheckpointEvent",
@@ -143,4 +144,5 @@ __all__ = [
     "Whole",
     "load_run",
     "parse_event",
+    "parse_spec",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +18,7 @@ class JobSpec(Strict):
     """One distillation job, as a user asks for it."""
 
     kind: Literal["distillation"] = "distillation"
+    """What the job does; each kind has a spec of its own."""
     name: str | None = Field(None, max_length=200)
     seed: Annotated[int, Whole(0, 2**32 - 1)] = 0
     """What every generator of random numbers that the trainer uses takes: 32 bits."""
@@ -58,3 +60,13 @@ class JobSpec(Strict):
             # The phase trains on the dataset's responses, which this method leaves aside.
             self.training.student_sft = None
         return self
+
+
+SPECS: Mapping[str, type[JobSpec]] = {"distillation": JobSpec}
+"""The spec of each kind of job. One that names no kind is the first."""
+
+
+def parse_spec(document: Any) -> JobSpec:
+    """The spec of its kind. Raises pydantic.ValidationError, which says of an unknown kind which there are."""
+    kind = document.get("kind") if isinstance(document, dict) else None
+    return SPECS.get(kind if isinstance(kind, str) else "", JobSpec).model_validate(document)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from minillm_core.spec.job import JobSpec
+from minillm_core.spec.job import JobSpec, parse_spec
 
 Document = dict[str, Any]
 Upcaster = Callable[[Document], Document]
@@ -85,7 +85,7 @@ def read_spec(text: str) -> JobSpec:
     document = _parsed(text)
     if not isinstance(document, dict):
         return JobSpec.model_validate_json(text)  # which says what is wrong with it
-    return JobSpec.model_validate(SPEC.present(document))
+    return parse_spec(SPEC.present(document))
 
 
 def shown_spec(text: str) -> Document:

@@ -16,13 +16,14 @@ from typing import Literal
 from minillm_core.spec import CHECKPOINTS_DIR, CONTEXT_FILE, EVENTS_FILE, MANIFEST_FILE, PINNED_FILE, SPEC_FILE
 
 Stream = Literal["stdout", "stderr"]
+STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
 
-_RUNS = "runs"
+RUNS = "runs"
 
 
 def relative(job_id: str, attempt: int, path: str) -> str:
     """How a row names, relative to the data folder, what lies at ``path`` in a RUN_DIR."""
-    return f"{_RUNS}/{job_id}/{attempt}/{path}"
+    return f"{RUNS}/{job_id}/{attempt}/{path}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Runs:
 
     @property
     def root(self) -> Path:
-        return self.data_dir / _RUNS
+        return self.data_dir / RUNS
 
     def job(self, job_id: str) -> Path:
         """Everything that a job leaves on disk."""

@@ -42,7 +42,7 @@ class ResumePoint:
     job_id: str
     attempt: int
     path: str
-    """Folder, relative to the RUN_DIR of that job's attempt: ``settings.run_dir(job_id, attempt) / path``."""
+    """Folder, relative to the RUN_DIR of that job's attempt."""
     manifest_sha256: str
     phase: str
     step: int

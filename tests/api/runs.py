@@ -35,7 +35,7 @@ class Run:
             taken = claim(session, "wrk_test", "host", 1, 30.0, job_id)
         assert taken is not None
         self.claim: Claim = taken
-        self.folder = services.settings.run_dir(job_id, taken.attempt)
+        self.folder = services.settings.runs.attempt(job_id, taken.attempt).path
         self.folder.mkdir(parents=True)
         self._seq = 0
 

@@ -82,7 +82,7 @@ class Service:
 
     def succeed(self, taken: Claim) -> Path:
         """Export a student and end the attempt as a worker does."""
-        run = self.settings.run_dir(taken.job_id, taken.attempt)
+        run = self.settings.runs.attempt(taken.job_id, taken.attempt).path
         folder = run / STUDENT_DIR
         run.mkdir(parents=True, exist_ok=True)
         shutil.copytree(self.settings.models_dir / "teacher", folder)

@@ -50,7 +50,7 @@ def test_what_a_job_leaves_behind(service: Service) -> None:
     service.train(taken)
     checkpoint = {"path": "checkpoints/training-5", "bytes": 3, "manifest_sha256": "a" * 64, "best": True}
     service.say(taken, {"seq": 4, "type": "checkpoint", "phase": "training", "step": 5, **checkpoint})
-    run_dir = service.settings.run_dir(job_id, 1)
+    run_dir = service.settings.runs.attempt(job_id, 1).path
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "stderr.log").write_text("loading\nstep 5\n")
     with service.client() as client:

@@ -74,11 +74,11 @@ def played(service: Service) -> Played:
     service.train(taken)
     service.checkpoint(taken)
     service.succeed(taken)
-    (service.settings.run_dir(finished, 1) / "checkpoints" / "training-5").mkdir(parents=True)
+    (service.settings.runs.attempt(finished, 1).path / "checkpoints" / "training-5").mkdir(parents=True)
     running = service.submit()
     taken = service.claim()
     service.train(taken)
-    log = service.settings.run_dir(running, 1) / "stderr.log"
+    log = service.settings.runs.attempt(running, 1).path / "stderr.log"
     log.parent.mkdir(parents=True)
     log.write_text("loading\nstep 5 \x1b[2J\n")
     queued = service.submit()
@@ -175,7 +175,7 @@ class TestStreams:
     def test_events_and_logs_that_are_followed(self, played: Played) -> None:
         lines = [json.loads(line) for line in run("events", played.finished, "--follow").stdout.splitlines()]
         assert lines == played.get(f"/v1/jobs/{played.finished}/events")["data"]
-        log = played.service.settings.run_dir(played.finished, 1) / "stderr.log"
+        log = played.service.settings.runs.attempt(played.finished, 1).path / "stderr.log"
         log.write_text("loading\n")
         (piece,) = run("logs", played.finished, "--follow").stdout.splitlines()
         assert json.loads(piece)["text"] == "loading\n"

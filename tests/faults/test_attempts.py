@@ -192,7 +192,7 @@ def test_output_that_nobody_reads_holds_no_trainer_up(service: Service) -> None:
     job_id = service.submit(mode="chatty", steps="8", delay="0")
     service.run()
     assert service.state(job_id) is JobState.SUCCEEDED
-    log = service.settings.run_dir(job_id, 1) / "stdout.log"
+    log = service.settings.runs.attempt(job_id, 1).path / "stdout.log"
     assert log.stat().st_size > 8 << 20
 
 

@@ -84,18 +84,18 @@ class TestLeftovers:
     def test_go_with_the_attempt(self, service: Service) -> None:
         job_id = service.submit(mode="kill", at="3", leave="checkpoints/.00002-training-0000002")
         service.run()
-        folder = service.settings.run_dir(job_id, 1) / "checkpoints"
+        folder = service.settings.runs.attempt(job_id, 1).path / "checkpoints"
         assert [path.name for path in folder.iterdir()] == ["training-2"]
 
     def test_of_a_lost_worker_go_with_the_next_attempt(self, service: Service) -> None:
         job_id = service.submit(mode="kill", at="3", scheduling={"max_attempts": 9})
         service.run()
-        half = service.settings.run_dir(job_id, 1) / "checkpoints" / ".00002-training-0000002"
+        half = service.settings.runs.attempt(job_id, 1).path / "checkpoints" / ".00002-training-0000002"
         half.mkdir()
         (half / "state.bin").write_bytes(b"half")
         service.run()
         assert not half.exists()
-        assert (service.settings.run_dir(job_id, 1) / "checkpoints" / "training-2").is_dir()
+        assert (service.settings.runs.attempt(job_id, 1).path / "checkpoints" / "training-2").is_dir()
 
 
 class TestDeletion:
@@ -104,7 +104,7 @@ class TestDeletion:
         job_id = service.submit(steps="2")
         service.run()
         service.do(job_id, "request_delete")
-        folder = service.settings.runs_dir / job_id
+        folder = service.settings.runs.root / job_id
 
         def dying_sweep() -> None:
             remove = shutil.rmtree
@@ -155,7 +155,7 @@ class TestCancel:
         wanted = {Keep.BEST: {best_path}, Keep.LAST: {newest}, Keep.NONE: set()}[keep]
         with service.database.read() as session:
             assert set(session.scalars(select(Checkpoint.path))) == wanted
-        run_dir = service.settings.run_dir(job_id, 1)
+        run_dir = service.settings.runs.attempt(job_id, 1).path
         assert {f"checkpoints/{path.name}" for path in (run_dir / "checkpoints").iterdir()} == wanted
 
 
@@ -176,7 +176,7 @@ class TestWhileStarting:
         assert service.state(job_id) is JobState.PAUSING
         supervisor.run()
         assert service.state(job_id) is JobState.PAUSED
-        assert not (service.settings.run_dir(job_id, 1) / EVENTS_FILE).exists()
+        assert not (service.settings.runs.attempt(job_id, 1).path / EVENTS_FILE).exists()
         service.do(job_id, "resume")
         service.run()
         assert service.state(job_id) is JobState.SUCCEEDED
@@ -217,8 +217,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 class TestFullDisk:
     def test_a_trainer_that_cannot_even_say_so_is_tried_again(self, service: Service, small_disk: Path) -> None:
-        service.settings.runs_dir.rmdir()
-        service.settings.runs_dir.symlink_to(small_disk)
+        service.settings.runs.root.rmdir()
+        service.settings.runs.root.symlink_to(small_disk)
         job_id = service.submit(steps="1000", delay="0.05", mode="ballast", at="5")
         service.run(min_free_bytes=64 << 10)
         job = service.job(job_id)
@@ -226,7 +226,7 @@ class TestFullDisk:
         assert (job.state, job.failure["code"]) == (JobState.QUEUED, "disk_full")
         with service.database.read() as session:
             for row in session.scalars(select(Checkpoint)):
-                assert verify_folder(service.settings.run_dir(job_id, 1) / row.path)
+                assert verify_folder(service.settings.runs.attempt(job_id, 1).path / row.path)
 
     def test_a_log_that_there_is_no_room_to_rotate_stays(self, small_disk: Path) -> None:
         log = small_disk / "stdout.log"

@@ -50,7 +50,7 @@ def test_each_attempt_runs_once(
         workers = session.scalar(select(func.count(func.distinct(Attempt.worker_id))))
     assert workers is not None and workers >= WORKERS // 2, "many of them have worked"
     for job_id in jobs:
-        lines = (service.settings.run_dir(job_id, 1) / "events.jsonl").read_text().splitlines()
+        lines = (service.settings.runs.attempt(job_id, 1).path / "events.jsonl").read_text().splitlines()
         seqs = [json.loads(line)["seq"] for line in lines]
         assert seqs == list(range(1, len(seqs) + 1)), "one trainer wrote them all"
     program.terminate()

@@ -90,7 +90,7 @@ class TestModes:
 
     def test_what_was_left_open_is_closed(self, tmp_path: Path) -> None:
         settings = Settings(data_dir=tmp_path / "data", database_url=f"sqlite:///{tmp_path}/other.db")
-        for folder in (settings.files_dir, settings.runs_dir):
+        for folder in (settings.files_dir, settings.runs.root):
             folder.mkdir(parents=True)
         for name in ("other.db", "other.db-wal"):
             (tmp_path / name).touch()

@@ -13,7 +13,7 @@ def test_defaults_hang_on_the_data_folder(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     assert settings.database_url == f"sqlite:///{tmp_path}/minillm.db"
     assert settings.models_dir == tmp_path / "models"
-    assert settings.run_dir("job_x", 2) == tmp_path / "runs" / "job_x" / "2"
+    assert settings.runs.attempt("job_x", 2).path == tmp_path / "runs" / "job_x" / "2"
 
 
 def test_reads_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def make_slot(service: Service, occupancy: Occupancy) -> Iterator[Callable[[], S
             devices=Devices(),
             settings=service.settings,
             launcher=FakeLauncher(),
-            preflight=Preflight(runs_dir=service.settings.runs_dir, min_free_bytes=0, probe=lambda: []),
+            preflight=Preflight(runs_dir=service.settings.runs.root, min_free_bytes=0, probe=lambda: []),
             occupancy=occupancy,
         )
 

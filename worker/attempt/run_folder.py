@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from minillm_core.spec import (
-    CONTEXT_FILE,
-    PINNED_FILE,
-    SPEC_FILE,
     STUDENT_DIR,
     Failure,
     FailureCategory,
@@ -23,6 +20,7 @@ from minillm_core.spec import (
 from minillm_core.spec.references import references
 from minillm_core.spec.versions import dump_spec, read_spec
 from store.bytes.blobs import LocalBlobs
+from store.bytes.runs import RunFolder
 from store.jobs.leases import Claim, ResumePoint
 from store.settings import Settings
 from worker.attempt.manifests import ManifestError, Unreadable, verify
@@ -67,14 +65,15 @@ def prepare(
     Raises Unresolvable, ValueError for a spec that this release cannot read, and OSError.
     """
     spec = read_spec(claim.spec)
-    run_dir = settings.run_dir(claim.job_id, claim.attempt)
+    run = settings.runs.attempt(claim.job_id, claim.attempt)
+    run_dir = run.path
     if run_dir.exists():
         # Only after the database went back to an older state: what lies there is not this attempt's.
         run_dir.rename(run_dir.with_name(f"{run_dir.name}.before-{claim.attempt_id}"))
     run_dir.mkdir(parents=True)
     for number in range(1, claim.attempt):
         # Of those whose worker died as well. Whoever may still write there lost the job long ago.
-        remove_leftovers(settings.run_dir(claim.job_id, number))
+        remove_leftovers(settings.runs.attempt(claim.job_id, number).path)
     damaged: list[tuple[ResumePoint, ManifestError]] = []
     good = _resumable(claim, settings, damaged, keep_going)
     if not good and keep_going():
@@ -90,8 +89,8 @@ def prepare(
         hub_offline=settings.hub_offline or not settings.hub_enabled,
         lifeline_fd=LIFELINE_FD,
     )
-    (run_dir / SPEC_FILE).write_text(dump_spec(spec, indent=1), encoding="utf-8")
-    (run_dir / CONTEXT_FILE).write_text(context.model_dump_json(indent=1))
+    run.spec.write_text(dump_spec(spec, indent=1), encoding="utf-8")
+    run.context.write_text(context.model_dump_json(indent=1))
     return PreparedRun(run_dir, spec, damaged)
 
 
@@ -110,9 +109,10 @@ def remove_leftovers(run_dir: Path) -> None:
 
 def write_pins(run_dir: Path, pinned: Collection[str]) -> None:
     """Tell the trainer which checkpoints (paths relative to the run folder) it must not remove. Raises OSError."""
-    aside = run_dir / f".{PINNED_FILE}"
+    pins = RunFolder(run_dir).pinned
+    aside = pins.with_name(f".{pins.name}")
     aside.write_text(json.dumps(sorted(PurePosixPath(path).name for path in pinned)))
-    aside.replace(run_dir / PINNED_FILE)
+    aside.replace(pins)
 
 
 def _resumable(
@@ -126,7 +126,7 @@ def _resumable(
     for point in claim.resume:
         if len(good) == VERIFIED_CHECKPOINTS or not keep_going():
             break
-        folder = settings.run_dir(point.job_id, point.attempt) / point.path
+        folder = settings.runs.attempt(point.job_id, point.attempt).inside(point.path)
         try:
             verify(folder, kind="checkpoint", manifest_sha256=point.manifest_sha256)
         except ManifestError as error:
@@ -146,7 +146,7 @@ def _may_begin_afresh(claim: Claim, settings: Settings, damaged: Sequence[tuple[
     for point, error in damaged:
         if isinstance(error, Unreadable):
             message = f"The checkpoint that this job goes on from cannot be read here: {error}"
-            folder = settings.run_dir(point.job_id, point.attempt) / point.path
+            folder = settings.runs.attempt(point.job_id, point.attempt).inside(point.path)
             raise Unresolvable(_elsewhere("checkpoint_unreadable", message), folder)
     if claim.forked and damaged:
         message = f"The checkpoint that this job begins from cannot be used: {damaged[-1][1]}"

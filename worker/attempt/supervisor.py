@@ -22,8 +22,6 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from minillm_core.spec import (
-    EVENTS_FILE,
-    MANIFEST_FILE,
     ExitCode,
     Failure,
     FailureCategory,
@@ -32,6 +30,7 @@ from minillm_core.spec import (
     TrainerEvent,
 )
 from minillm_core.spec.model_folder import inspect_model
+from store.bytes.runs import STREAMS, RunFolder
 from store.db.database import DATABASE_AWAY, Database
 from store.db.errors import StaleAttempt, UnverifiedArtifact
 from store.jobs.endings import Outcome, RetryPolicy, Student
@@ -104,9 +103,9 @@ class Supervisor:
             claimed_at=claimed_at,
             changed=self._changed,
         )
-        self._run_dir = settings.run_dir(claim.job_id, claim.attempt)
+        self._run_dir = settings.runs.attempt(claim.job_id, claim.attempt).path
         self._paths = ServerPaths(settings)
-        self._tail = EventTail(self._run_dir / EVENTS_FILE, self._paths)
+        self._tail = EventTail(RunFolder(self._run_dir).events, self._paths)
         self._watchdog = Watchdog(  # of the trainer: what comes before it may take as long as it likes
             start_seconds=settings.start_watchdog_seconds, progress_seconds=settings.progress_watchdog_seconds
         )
@@ -268,11 +267,11 @@ class Supervisor:
     def _keep_house(self) -> None:
         self._housekeeping_at = time.monotonic() + HOUSEKEEPING_SECONDS
         self._disk_full = self._almost_full()
-        for name in ("stdout.log", "stderr.log"):
+        for name in STREAMS:
             try:
-                rotate(self._run_dir / name, LOG_LIMIT_BYTES)
+                rotate(RunFolder(self._run_dir).log(name), LOG_LIMIT_BYTES)
             except OSError as error:  # no room, mostly: no reason to end a trainer that may yet save
-                logger.warning("%s: %s was not rotated: %s", self._claim.job_id, name, error.strerror)
+                logger.warning("%s: the log of %s was not rotated: %s", self._claim.job_id, name, error.strerror)
         self._pass_on_pins()
 
     def _pass_on_pins(self) -> None:
@@ -424,7 +423,7 @@ class Supervisor:
             return None, "its folder lies outside of the run folder"
         try:
             verify(folder, kind="student", manifest_sha256=self._student.manifest_sha256)
-            manifest = (folder / MANIFEST_FILE).read_bytes()
+            manifest = RunFolder(self._run_dir).manifest(self._student.path).read_bytes()
         except (ManifestError, OSError) as error:
             return None, str(error)
         found = inspect_model(folder, folder)

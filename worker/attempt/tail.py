@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from minillm_core.spec import TrainerEvent, parse_event
+from store.bytes.runs import STREAMS, RunFolder
 from store.db.printable import LOG_TAIL_BYTES, log_tail
 from store.server_paths import ServerPaths
 
@@ -118,7 +119,7 @@ def attempt_log(run_dir: Path, paths: ServerPaths, limit_bytes: int = LOG_TAIL_B
     """The ends of both outputs of an attempt, each under a header, printable, at most `limit_bytes` together."""
     room = limit_bytes - 64  # for the headers
     # One byte more than wanted shows that the start was cut off.
-    ends = {name: _last_bytes(run_dir / f"{name}.log", room + 1) for name in ("stdout", "stderr")}
+    ends = {name: _last_bytes(RunFolder(run_dir).log(name), room + 1) for name in STREAMS}
     shorter = min(ends.values(), key=len)
     parts = []
     for name, end in ends.items():

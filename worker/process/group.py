@@ -18,6 +18,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from store.bytes.runs import RunFolder
 from worker.process.environment import clean_environment
 from worker.process.guardian import boot_time
 from worker.process.identity import ATTEMPT_VARIABLE, HARD_STOP_SECONDS, ProcessIdentity, kill_attempt
@@ -55,7 +56,8 @@ class ProcessGroup:
         try:
             # A guardian that is stopped must not block the thread that renews the lease.
             os.set_blocking(write_fd, False)
-            with (run_dir / "stdout.log").open("ab") as out, (run_dir / "stderr.log").open("ab") as err:
+            run = RunFolder(run_dir)
+            with run.log("stdout").open("ab") as out, run.log("stderr").open("ab") as err:
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(GUARDIAN), str(read_fd), repr(deadline), *command],
                     cwd=run_dir,

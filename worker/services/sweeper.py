@@ -20,7 +20,7 @@ from pathlib import Path
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
-from minillm_core.spec import EVENTS_FILE, TrainerEvent
+from minillm_core.spec import TrainerEvent
 from store.broker import make_celery, wake
 from store.bytes.blobs import LocalBlobs
 from store.db.database import DATABASE_AWAY, Database
@@ -96,11 +96,11 @@ class Sweeper:
 
     def log_tail(self, job_id: str, attempt: int) -> bytes | None:
         """See :class:`store.jobs.due.RunFolders`."""
-        return attempt_log(self._settings.run_dir(job_id, attempt), self._paths).encode() or None
+        return attempt_log(self._settings.runs.attempt(job_id, attempt).path, self._paths).encode() or None
 
     def last_events(self, job_id: str, attempt: int) -> list[TrainerEvent]:
         """See :class:`store.jobs.due.RunFolders`."""
-        return last_events(self._settings.run_dir(job_id, attempt) / EVENTS_FILE, self._paths)
+        return last_events(self._settings.runs.attempt(job_id, attempt).events, self._paths)
 
     def _report(self, done: Sweep) -> None:
         for kind in ("requeued", "failed", "paused", "cancelled", "expired"):
@@ -129,13 +129,13 @@ class Sweeper:
     # Folders first, rows last: what is cut short in between is found again.
 
     def _delete_job(self, job_id: str) -> None:
-        if _removed(self._settings.runs_dir / job_id, self._settings.runs_dir):
+        if _removed(self._settings.runs.job(job_id), self._settings.runs.root):
             with self._database.write() as session:
                 JobRepository(session).purge(job_id)
 
     def _delete_checkpoint(self, checkpoint: DoomedCheckpoint) -> None:
-        run_dir = self._settings.run_dir(checkpoint.job_id, checkpoint.attempt)
-        if _removed(run_dir / checkpoint.path, run_dir):
+        run = self._settings.runs.attempt(checkpoint.job_id, checkpoint.attempt)
+        if _removed(run.inside(checkpoint.path), run.path):
             with self._database.write() as session:
                 CheckpointRepository(session).purge(checkpoint.id)
 

@@ -99,8 +99,10 @@ class TestFailure:
         attempt = service.attempts(job_id)[0]
         assert attempt.signal == signal.SIGKILL and attempt.failure["code"] == "trainer_killed"
         service.run()
-        context = json.loads((service.settings.run_dir(job_id, 2) / "run.json").read_text())
-        assert context["resume_from"] == [str(service.settings.run_dir(job_id, 1) / "checkpoints" / "training-2")]
+        context = json.loads((service.settings.runs.attempt(job_id, 2).path / "run.json").read_text())
+        assert context["resume_from"] == [
+            str(service.settings.runs.attempt(job_id, 1).path / "checkpoints" / "training-2")
+        ]
 
     def test_killed_at_the_same_step_again_and_again_is_final(self, service: Service) -> None:
         job_id = service.submit(mode="kill", at="1", scheduling={"max_attempts": 20})
@@ -173,10 +175,10 @@ class TestResume:
     def test_a_damaged_checkpoint_is_passed_over_and_said(self, service: Service) -> None:
         job_id = service.submit(mode="kill", at="5", steps="5", scheduling={"max_attempts": 2})
         service.run()
-        newest = service.settings.run_dir(job_id, 1) / "checkpoints" / "training-4" / "state.bin"
+        newest = service.settings.runs.attempt(job_id, 1).path / "checkpoints" / "training-4" / "state.bin"
         newest.write_bytes(b"x" * newest.stat().st_size)
         service.run()
-        context = json.loads((service.settings.run_dir(job_id, 2) / "run.json").read_text())
+        context = json.loads((service.settings.runs.attempt(job_id, 2).path / "run.json").read_text())
         assert [Path(folder).name for folder in context["resume_from"]] == ["training-2"]
         with service.database.read() as session:
             codes = session.scalars(select(Event.code).where(Event.job_id == job_id)).all()
@@ -187,7 +189,7 @@ class TestResume:
     def test_one_that_cannot_be_read_now_may_be_whole_elsewhere(self, service: Service) -> None:
         job_id = service.submit(mode="kill", at="5", steps="5", scheduling={"max_attempts": 2})
         service.run()
-        newest = service.settings.run_dir(job_id, 1) / "checkpoints" / "training-4"
+        newest = service.settings.runs.attempt(job_id, 1).path / "checkpoints" / "training-4"
         newest.rename(newest.with_name("away"))
         service.run()
         with service.database.read() as session:
@@ -197,7 +199,7 @@ class TestResume:
         """A disk that is not mounted: from the beginning, the job would soon push out what lies on it."""
         job_id = service.submit(mode="kill", at="5", steps="5", scheduling={"max_attempts": 3})
         service.run()
-        run_dir = service.settings.run_dir(job_id, 1)
+        run_dir = service.settings.runs.attempt(job_id, 1).path
         run_dir.rename(run_dir.with_name("away"))
         supervisor = service.supervisor()
         supervisor.run()
@@ -206,7 +208,7 @@ class TestResume:
         assert supervisor.missing == run_dir / "checkpoints" / "training-4"
         run_dir.with_name("away").rename(run_dir)
         service.run()
-        context = json.loads((service.settings.run_dir(job_id, 3) / "run.json").read_text())
+        context = json.loads((service.settings.runs.attempt(job_id, 3).path / "run.json").read_text())
         assert context["resume_from"] == [str(run_dir / "checkpoints" / f"training-{step}") for step in (4, 2)]
 
 
@@ -216,10 +218,10 @@ class TestFork:
         origin = service.submit(steps="4")
         service.run()
         newest, oldest = _checkpoints(service, origin)
-        folder = service.settings.run_dir(origin, 1)
+        folder = service.settings.runs.attempt(origin, 1).path
         fine, gone, damaged, away = (_fork(service, origin, one) for one in (newest, oldest, newest, newest))
         service.run()
-        context = json.loads((service.settings.run_dir(fine, 1) / "run.json").read_text())
+        context = json.loads((service.settings.runs.attempt(fine, 1).path / "run.json").read_text())
         assert context["resume_from"] == [str(folder / newest.path)]
         assert service.state(fine) is JobState.SUCCEEDED
         with service.database.write() as session:
@@ -239,7 +241,7 @@ class TestFork:
     def test_the_trainer_of_the_origin_is_told_to_keep_it(self, service: Service) -> None:
         origin = service.submit(steps="1000", delay="0.05")
         thread = service.run_aside()
-        told = service.settings.run_dir(origin, 1) / PINNED_FILE
+        told = service.settings.runs.attempt(origin, 1).path / PINNED_FILE
         wait_until(lambda: _checkpoints(service, origin))
         chosen = _checkpoints(service, origin)[-1]
         fork = _fork(service, origin, chosen)
@@ -433,7 +435,7 @@ class TestPreparation:
         monkeypatch.setattr(run_folder, "verify", slow)
         service.run(start_watchdog_seconds=1.5, progress_watchdog_seconds=1.5)
         assert service.attempts(job_id)[1].pid is not None
-        context = json.loads((service.settings.run_dir(job_id, 2) / "run.json").read_text())
+        context = json.loads((service.settings.runs.attempt(job_id, 2).path / "run.json").read_text())
         assert len(context["resume_from"]) == 2
 
     def test_a_reason_to_stop_that_it_has_seen_stands(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,7 +469,7 @@ class TestPins:
     def test_the_trainer_is_told_of_pins_and_of_their_end(self, service: Service) -> None:
         job_id = service.submit(steps="1000", delay="0.05")
         thread = service.run_aside()
-        told = service.settings.run_dir(job_id, 1) / PINNED_FILE
+        told = service.settings.runs.attempt(job_id, 1).path / PINNED_FILE
         wait_until(lambda: len(_checkpoints(service, job_id)) >= 2)
         assert not told.exists(), "nothing to tell"
         chosen = _checkpoints(service, job_id)[-1]

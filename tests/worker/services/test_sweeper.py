@@ -49,7 +49,7 @@ class TestRecovery:
         job_id = service.submit()
         with service.database.write() as session:
             assert claim(session, "wrk_tests", "tests", os.getpid(), 30.0)
-        run_dir = service.settings.run_dir(job_id, 1)
+        run_dir = service.settings.runs.attempt(job_id, 1).path
         run_dir.mkdir(parents=True)
         (run_dir / "stderr.log").write_text("the last words\n")
         assert sweeper.sweep_once() is not None
@@ -131,10 +131,10 @@ class TestDeletion:
     def test_a_deleted_job_goes_with_its_folder(self, service: Service, sweeper: Sweeper) -> None:
         job_id = service.submit(steps="2")
         service.run()
-        assert (service.settings.runs_dir / job_id).exists()
+        assert (service.settings.runs.root / job_id).exists()
         service.do(job_id, "request_delete")
         assert sweeper.sweep_once() is not None
-        assert not (service.settings.runs_dir / job_id).exists()
+        assert not (service.settings.runs.root / job_id).exists()
         with service.database.read() as session:
             assert session.get(Job, job_id) is None
         assert sweeper.sweep_once() is not None
@@ -168,7 +168,7 @@ class TestDeletion:
         left = []
         for _ in range(4):
             assert sweeper.sweep_once() is not None
-            left.append(sum((service.settings.runs_dir / job_id).exists() for job_id in jobs))
+            left.append(sum((service.settings.runs.root / job_id).exists() for job_id in jobs))
         assert left == [2, 1, 0, 0]
 
     def test_an_expired_checkpoint_goes_with_its_folder(self, service: Service, sweeper: Sweeper) -> None:
@@ -179,8 +179,8 @@ class TestDeletion:
             job = repository.get(OWNER, job_id)
             oldest = CheckpointRepository(session).list(job, order="asc").items[0]
             CheckpointRepository(session).set_expires_at(oldest, service.database.now(session))
-        folder = service.settings.run_dir(job_id, 1) / oldest.path
+        folder = service.settings.runs.attempt(job_id, 1).path / oldest.path
         assert folder.exists()
         assert sweeper.sweep_once() is not None
         assert not folder.exists()
-        assert (service.settings.run_dir(job_id, 1) / "student").exists()
+        assert (service.settings.runs.attempt(job_id, 1).path / "student").exists()
