@@ -37,6 +37,7 @@ from sqlalchemy import select
 
 from benchmarks.chaos import tinyjobs
 from benchmarks.chaos.faults import FAULTS, Scene
+from benchmarks.chaos.onlooker import Onlooker
 from benchmarks.chaos.processes import Watch, left_behind
 from benchmarks.chaos.stack import Stack, running
 from benchmarks.chaos.users import Users
@@ -98,6 +99,7 @@ def main() -> int:
             Users(
                 stack.url, stack.data_dir / "data.jsonl", jobs=jobs, seconds=0.8 * seconds, seed=options.seed
             ) as users,
+            Onlooker(stack.valkey.url) as onlooker,
         ):
             scene = Scene(stack, watch, drawn, small, LEASE_SECONDS)
             strike(scene, faults, seconds, options.pace)
@@ -122,6 +124,7 @@ def main() -> int:
             print(f"crash: {crash.program} ended with {crash.code}", file=sys.stderr)
         faults.update({name: number for name, number in users.done.items() if name != "submit"})
         result = summary(findings, tally, faults, stack, len(users.accepted), small)
+        result |= {"inspect": onlooker.told()}
         result |= {"seconds": round(time.monotonic() - began), "database": options.database}
         print(json.dumps(result), flush=True)
         good = not any(findings.counts().values()) and not stack.crashes

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import psycopg
 import redis
 
@@ -34,7 +35,7 @@ class Scene:
     corrupted: set[Path] = field(default_factory=set)
     """Checkpoints that were damaged on purpose."""
     asleep: dict[int, float] = field(default_factory=dict)
-    """Trainers that are stopped: pid -> when to wake them."""
+    """Trainers and processes of pools that are stopped: pid -> when to wake them."""
     threads: list[threading.Thread] = field(default_factory=list)
     """What still holds a lock or fills the disk."""
 
@@ -105,6 +106,32 @@ def deploy_worker(scene: Scene) -> bool:
 def stop_worker(scene: Scene) -> bool:
     """SIGSTOP, half the time for longer than a lease."""
     return _sleep(scene, scene.stack.workers, 2 * scene.lease_seconds)
+
+
+def _slot(scene: Scene) -> int | None:
+    """A process of the pool of some worker."""
+    found = [child.pid for program in scene.stack.workers if program.undisturbed for child in _children(program.pid)]
+    return scene.random.choice(found) if found else None
+
+
+def _children(pid: int | None) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return [child for child in psutil.Process(pid).children() if child.status() != psutil.STATUS_ZOMBIE]
+    return []
+
+
+def kill_slot(scene: Scene) -> bool:
+    """SIGKILL to a process of the pool, as the kernel does where memory runs out."""
+    return _send(_slot(scene), signal.SIGKILL)
+
+
+def stop_slot(scene: Scene) -> bool:
+    """SIGSTOP to a process of the pool, half the time for longer than a lease."""
+    pid = _slot(scene)
+    if pid is None or not _send(pid, signal.SIGSTOP):
+        return False
+    scene.asleep[pid] = time.monotonic() + scene.random.uniform(0.5, 2 * scene.lease_seconds)
+    return True
 
 
 def kill_trainer(scene: Scene) -> bool:
@@ -237,10 +264,14 @@ def _fill(data_dir: Path, seconds: float, spare: int) -> None:
 
 
 def _signal(trainer: Trainer | None, number: signal.Signals) -> bool:
-    if trainer is None:
+    return _send(None if trainer is None else trainer.pid, number)
+
+
+def _send(pid: int | None, number: signal.Signals) -> bool:
+    if pid is None:
         return False
     try:
-        os.kill(trainer.pid, number)
+        os.kill(pid, number)
     except ProcessLookupError:
         return False
     return True
@@ -250,6 +281,8 @@ FAULTS: dict[str, tuple[Fault, int]] = {
     "kill_worker": (kill_worker, 10),
     "deploy_worker": (deploy_worker, 5),
     "stop_worker": (stop_worker, 8),
+    "kill_slot": (kill_slot, 6),
+    "stop_slot": (stop_slot, 6),
     "kill_trainer": (kill_trainer, 8),
     "stop_trainer": (stop_trainer, 6),
     "kill_guardian": (kill_guardian, 4),

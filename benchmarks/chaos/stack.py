@@ -218,7 +218,12 @@ class Stack:
         module = [sys.executable, "-m"]
         self.broker = program("broker", self.valkey.command)
         self.api = program("api", [*module, "api"])
-        self.workers = [program(f"worker-{index}", [*module, "worker"]) for index in range(workers)]
+        # Every second one as Celery's own command starts it, with two slots and events.
+        command = [*module, "celery", "-A", "worker.app", "worker", "--concurrency=2", "-E", "--loglevel=INFO"]
+        self.workers = [
+            program(f"worker-{index}", [*command, f"--hostname={index}@%h"] if index % 2 else [*module, "worker"])
+            for index in range(workers)
+        ]
         self.sweepers = [program(f"sweeper-{index}", [*module, "worker.services"]) for index in range(sweepers)]
 
     @property
