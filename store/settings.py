@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """Address the API listens on. Beyond the loopback it needs `secret_key` and an API key."""
     port: int = Field(8000, ge=0, le=65535)
     """Port the API listens on; 0 takes a free one."""
+    services_port: int | None = Field(None, ge=1, le=65535)
+    """Port at `host` where `python -m worker.services` tells Prometheus what it does; none when unset."""
     secret_key: SecretStr | None = None
     """Keys the HMAC of API keys; made once and kept in `<data_dir>/secret.key` when unset."""
     bootstrap_api_key: SecretStr | None = None

@@ -23,7 +23,7 @@ FIRST = (
     "minillm_core/test_zero.py",
     "minillm_core/test_run.py",
     "faults/test_attempts.py",
-    "worker/test_supervisor.py",
+    "worker/attempt/test_supervisor.py",
     "client/test_whole.py",
     "faults/test_twenty_workers.py",
     "faults/test_broker.py",
@@ -32,7 +32,7 @@ FIRST = (
     "faults/test_trainer.py",
     "minillm_core/native/test_library.py",
     "worker/test_worker.py",
-    "store/test_invariants.py",
+    "store/jobs/test_invariants.py",
 )
 """Files of half a minute, begun first: one that begins last leaves the other processes idle until its end."""
 

@@ -1,4 +1,4 @@
-"""Sweeps: what must happen to jobs although nobody asks. Idempotent, and safe when two run at once."""
+"""What must happen to jobs although nobody asks. Idempotent, and safe when two programs do it at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from store.jobs.endings import RetryPolicy, cancel_finally, end_lost, fail, give
 from store.jobs.recording import record_events
 from store.jobs.transitions import apply
 from store.jobs.vocabulary import ALIVE, HELD, Cause, JobState
-from store.settings import Settings
 from store.workers import WorkerRepository
 
 logger = logging.getLogger(__name__)
@@ -55,39 +54,40 @@ class DoomedCheckpoint:
     """Relative to the RUN_DIR of the attempt."""
 
 
+@dataclass(frozen=True)
+class Doomed:
+    """What shall be removed: first its bytes, then its row. What is cut short in between is found again."""
+
+    jobs: list[str]
+    """Remove the folder ``runs/<id>``, then call ``JobRepository.purge``."""
+    checkpoints: list[DoomedCheckpoint]
+    """Remove the folder, then call ``CheckpointRepository.purge``."""
+    files: list[str]
+    """Remove the blob, then call ``FileRepository.purge``."""
+
+
 @dataclass
-class Sweep:
-    """What a sweep did (job ids) and what is left for its caller to do."""
+class Recovered:
+    """What a pass over the jobs did: their ids by what became of them."""
 
     requeued: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     paused: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     expired: list[str] = field(default_factory=list)
-    wake: list[str] = field(default_factory=list)
-    """Queued jobs to announce through the broker, as many as slots are idle; already noted as dispatched."""
-    gpus: dict[str, int] = field(default_factory=dict)
-    """How many accelerators each of these asks for."""
-    delete_jobs: list[str] = field(default_factory=list)
-    """Remove the folder ``runs/<id>``, then call ``JobRepository.purge``."""
-    delete_checkpoints: list[DoomedCheckpoint] = field(default_factory=list)
-    """Remove the folder, then call ``CheckpointRepository.purge``."""
-    delete_files: list[str] = field(default_factory=list)
-    """Remove the blob, then call ``FileRepository.purge``."""
 
 
-def sweep(
+def recover(
     database: Database,
     *,
     policy: RetryPolicy | None = None,
     cancel_grace_seconds: float = 90.0,
-    wake_seconds: float = 15.0,
     recover_leases: bool = True,
     folders: RunFolders | None = None,
-) -> Sweep:
-    """One pass over what is due, at most 100 rows of each kind; rows another sweep works on are skipped.
+) -> Recovered:
+    """One pass over the jobs of which something is due, at most 100 of each kind; those another works on are skipped.
 
-    ``recover_leases=False`` leaves expired leases alone: a sweeper that was itself cut off from the
+    ``recover_leases=False`` leaves expired leases alone: a program that was itself cut off from the
     database passes it for one lease's time afterwards, because then holders could not renew either
     and an expired lease is no evidence of a dead one. ``folders`` gives what a lost attempt left: its log,
     stored before its job can become terminal, and the events that its worker did not live to record, so
@@ -97,7 +97,7 @@ def sweep(
     """
     policy = policy or RetryPolicy()
     grace = dt.timedelta(seconds=cancel_grace_seconds)
-    done = Sweep()
+    done = Recovered()
     rules = [
         _Rule(
             lambda now: and_(Job.state == JobState.CANCELLING, Job.desired_at <= now - grace),
@@ -119,26 +119,7 @@ def sweep(
     for rule in rules:
         for due in _due_by(database, rule):
             _handle(database, rule, due, _left_of(due, folders), done)
-    with database.write() as session:
-        now = database_now(session)
-        done.wake = _to_wake(session, now, wake_seconds)
-        done.gpus = {row.id: row.gpus for row in session.execute(select(Job.id, Job.gpus).where(Job.id.in_(done.wake)))}
-        _collect_deletions(session, now, done)
     return done
-
-
-def sweep_with(
-    database: Database, settings: Settings, *, recover_leases: bool = True, folders: RunFolders | None = None
-) -> Sweep:
-    """:func:`sweep` with the times that the settings give."""
-    return sweep(
-        database,
-        policy=RetryPolicy.of(settings),
-        cancel_grace_seconds=settings.cancel_grace_seconds,
-        wake_seconds=settings.wake_seconds,
-        recover_leases=recover_leases,
-        folders=folders,
-    )
 
 
 @dataclass(frozen=True)
@@ -200,7 +181,7 @@ def _left_of(due: _Due, folders: RunFolders | None) -> _Left:
     return _Left(events, log)
 
 
-def _handle(database: Database, rule: _Rule, due: _Due, left: _Left, done: Sweep) -> None:
+def _handle(database: Database, rule: _Rule, due: _Due, left: _Left, done: Recovered) -> None:
     """Change one job: what goes wrong with it must not keep a sweep from the others."""
     try:
         with database.write() as session:
@@ -261,7 +242,7 @@ def _take_away(session: Session, job: Job, left: _Left, code: str, message: str)
     return attempt
 
 
-def _note(done: Sweep, job: Job) -> None:
+def _note(done: Recovered, job: Job) -> None:
     lists = {
         JobState.QUEUED: done.requeued,
         JobState.FAILED: done.failed,
@@ -272,7 +253,13 @@ def _note(done: Sweep, job: Job) -> None:
     lists[job.state].append(job.id)
 
 
-def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[str]:
+def to_announce(session: Session, wake_seconds: float) -> dict[str, int]:
+    """Queued jobs to announce through the broker, in order, and how many accelerators each asks for.
+
+    As many as slots are idle; those that were announced less than ``wake_seconds`` ago are left out, and these are
+    noted as announced.
+    """
+    now = database_now(session)
     silent = now - dt.timedelta(seconds=wake_seconds)
     due = and_(
         Job.state == JobState.QUEUED,
@@ -283,9 +270,11 @@ def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[st
     if not idle:
         # Nobody would take a message: the busy look for work when they are done, and the new when they begin. Sent
         # all the same, week after week, they would fill the broker's memory.
-        return []
-    first = select(Job.id).where(due).order_by(Job.priority.desc(), Job.created_at, Job.id).limit(min(idle, _BATCH))
-    jobs = list(session.scalars(first.with_for_update(skip_locked=True)))
+        return {}
+    first = select(Job.id, Job.gpus).where(due).order_by(Job.priority.desc(), Job.created_at, Job.id)
+    jobs = {
+        row.id: row.gpus for row in session.execute(first.limit(min(idle, _BATCH)).with_for_update(skip_locked=True))
+    }
     # Not through the ORM: nothing that a client sees changes, so the versions stay.
     session.execute(
         update(Job).where(Job.id.in_(jobs)).values(dispatched_at=now).execution_options(synchronize_session=False)
@@ -293,21 +282,25 @@ def _to_wake(session: Session, now: dt.datetime, wake_seconds: float) -> list[st
     return jobs
 
 
-def _collect_deletions(session: Session, now: dt.datetime, done: Sweep) -> None:
+def doomed(session: Session) -> Doomed:
+    """Let expire what has its time behind it, and find what is to be removed, at most 100 of each kind."""
+    now = database_now(session)
     retention.expire(session, now)
     FileRepository(session).expire(now)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at <= now))
     session.flush()
-    done.delete_jobs = _limited(session, select(Job.id).where(Job.deleting.is_(True)))
-    doomed = (
+    checkpoints = (
         select(Checkpoint)
         .join(Job, Job.id == Checkpoint.job_id)
         .where(Checkpoint.deleting.is_(True), Job.deleting.is_(False))
     )
-    done.delete_checkpoints = [
-        DoomedCheckpoint(row.id, row.job_id, row.attempt, row.path) for row in _limited(session, doomed)
-    ]
-    done.delete_files = _limited(session, select(File.id).where(File.deleting.is_(True)))
+    return Doomed(
+        jobs=_limited(session, select(Job.id).where(Job.deleting.is_(True))),
+        checkpoints=[
+            DoomedCheckpoint(row.id, row.job_id, row.attempt, row.path) for row in _limited(session, checkpoints)
+        ],
+        files=_limited(session, select(File.id).where(File.deleting.is_(True))),
+    )
 
 
 def _limited(session: Session, statement: Select[_Row]) -> list[_Row]:

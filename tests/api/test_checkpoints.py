@@ -5,9 +5,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.services import Services
-from store.jobs.due import sweep
 from tests.api.conftest import Row, check_problem
 from tests.api.runs import Run
+from tests.fixtures.sweep import sweep
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.services import Services
-from store.jobs.due import sweep
 from store.settings import Settings
 from tests.api.conftest import Row, check_problem
 from tests.api.runs import Run
+from tests.fixtures.sweep import sweep
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def main() -> int:
         from tests.fixtures import fake_launcher
 
         fake_launcher.app.worker_main(["worker", "--loglevel=INFO"])
-    program = importlib.import_module({"api": "api.__main__", "sweeper": "worker.services.sweeper"}[sys.argv[2]])
+    program = importlib.import_module({"api": "api.__main__", "sweeper": "worker.services.__main__"}[sys.argv[2]])
     return int(program.main())
 
 

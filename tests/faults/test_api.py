@@ -96,5 +96,4 @@ def test_death_while_a_job_is_made(service: Service, api: Api, moment: str, kept
     # Nobody has heard of it, since the broker is dead too: the sweep announces it to whoever is idle.
     with service.database.write() as session:
         WorkerRepository(session).register(host="h", pid=1, heartbeat_seconds=5.0)
-    done = sweeper_of(service).sweep_once()
-    assert done is not None and done.wake == [answer.json()["id"]]
+    assert sweeper_of(service).announce.run_once() == [answer.json()["id"]]

@@ -22,11 +22,11 @@ import store
 import worker
 from store.bytes.runs import Runs
 from store.db.tables import Attempt, Checkpoint, Job, MetricPoint
-from store.jobs.due import sweep_with
 from store.jobs.vocabulary import AttemptState, JobState
 from tests.faults.conftest import DYING
 from tests.fixtures.play import SHORT_LEASE, WORKER, Service
 from tests.fixtures.process import die_at_commit, in_child, wait_until
+from tests.fixtures.sweep import sweep_with
 from tests.store.scenes import artifact
 from worker.attempt.manifests import verify
 from worker.process.identity import attempt_processes

@@ -10,8 +10,8 @@ from store.db.database import Database
 from store.db.errors import Conflict, NotFound
 from store.db.ids import new_id
 from store.files import FileRepository
-from store.jobs.due import sweep
 from store.jobs.repository import JobRepository
+from tests.fixtures.sweep import sweep
 from tests.store import scenes
 
 

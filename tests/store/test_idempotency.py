@@ -10,7 +10,7 @@ from store.db.database import Database
 from store.db.errors import IdempotencyInProgress, IdempotencyMismatch
 from store.db.tables import IdempotencyKey
 from store.idempotency import IdempotencyRepository, Replay
-from store.jobs.due import sweep
+from tests.fixtures.sweep import sweep
 
 REQUEST = {"owner_id": "o", "method": "POST", "path": "/v1/jobs", "key": "k"}
 

@@ -12,15 +12,15 @@ from sqlalchemy import select, text
 
 from store.broker import make_celery, wake
 from store.db.tables import Checkpoint, Worker
-from store.jobs.due import sweep_with
 from store.jobs.vocabulary import AttemptState, JobState
 from tests.fixtures.play import SHORT_LEASE, WORKER, Service
 from tests.fixtures.process import Start, left_by, wait_until
+from tests.fixtures.sweep import sweep_with
 
 
 def test_the_room_never_imports_torch() -> None:
     code = (
-        "import sys, worker.__main__, worker.app, worker.services.sweeper, worker.embedded.up\n"
+        "import sys, worker.__main__, worker.app, worker.services.__main__, worker.embedded.up\n"
         "assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

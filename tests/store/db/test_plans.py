@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from store import quotas
 from store.db.database import Database
 from store.files import FileRepository
-from store.jobs.due import sweep
 from store.jobs.leases import claim
 from store.jobs.metrics import MetricRepository
 from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import JobState
+from tests.fixtures.sweep import sweep
 from tests.store import scenes
 from tests.store.scenes import OWNER
 

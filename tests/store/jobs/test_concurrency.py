@@ -19,12 +19,12 @@ from store.db.tables import Checkpoint, Event, File, Job
 from store.files import FileRepository
 from store.idempotency import IdempotencyRepository
 from store.jobs.checkpoints import CheckpointRepository
-from store.jobs.due import sweep
 from store.jobs.leases import Outcome, ResumePoint, claim, finish, record, renew
 from store.jobs.metrics import MetricRepository
 from store.jobs.repository import JobRepository
 from store.jobs.transitions import lock
 from store.jobs.vocabulary import JobState
+from tests.fixtures.sweep import sweep
 from tests.store import scenes
 
 

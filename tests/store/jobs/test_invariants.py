@@ -30,12 +30,12 @@ from store.db.errors import Conflict, StaleAttempt
 from store.db.tables import Attempt, Base, Checkpoint, Job
 from store.jobs.artifacts import ArtifactRepository
 from store.jobs.checkpoints import CheckpointRepository
-from store.jobs.due import sweep
 from store.jobs.events import EventRepository
 from store.jobs.leases import Claim, Outcome, claim, finish, record, renew
 from store.jobs.repository import JobRepository
 from store.jobs.transitions import TERMINAL, TRANSITIONS, Cause, JobState
 from store.jobs.vocabulary import HELD, ArtifactKind, AttemptState, Keep, RetryFrom
+from tests.fixtures.sweep import sweep
 from tests.store import scenes
 
 INDEX = st.integers(0, 7)

@@ -18,7 +18,6 @@ from store.db.tables import Attempt, Job
 from store.files import FileRepository
 from store.jobs.artifacts import ArtifactRepository
 from store.jobs.checkpoints import CheckpointRepository
-from store.jobs.due import Sweep, sweep
 from store.jobs.events import EventRepository
 from store.jobs.leases import Claim, Outcome, claim, finish, pass_over, record, record_process, renew
 from store.jobs.metrics import MetricRepository
@@ -26,6 +25,7 @@ from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import ArtifactKind, AttemptState, DesiredState, JobState, Keep, RetryFrom
 from store.models import ModelRepository
 from store.workers import WorkerRepository
+from tests.fixtures.sweep import Sweep, sweep
 from tests.store import scenes
 from tests.store.scenes import OWNER, LostRun, attempts, make_job, pass_time, row, take
 
@@ -469,7 +469,7 @@ class TestSweep:
         with database.write() as session:
             WorkerRepository(session).request_drain(idle(database, session))
             WorkerRepository(session).stop(idle(database, session))
-            WorkerRepository(session).heartbeat(idle(database, session), slot_dirty="the accelerator is in use")
+            WorkerRepository(session).heartbeat(idle(database, session), problems=["the accelerator is in use"])
             silent = WorkerRepository(session).get(idle(database, session))
             silent.heartbeat_at -= dt.timedelta(seconds=60)
         taken = take(database, jobs[0], worker=busy)

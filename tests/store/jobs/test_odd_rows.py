@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import text
 
 from store.db.database import Database
-from store.jobs.due import sweep
 from store.jobs.leases import claim
 from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import AttemptState, JobState
+from tests.fixtures.sweep import sweep
 from tests.store.scenes import OWNER, attempts, make_job, row, take
 
 FAR = 2**63 - 1

@@ -18,13 +18,13 @@ from minillm_core.spec import PINNED_FILE
 from minillm_core.spec.versions import read_spec
 from store.db.tables import Checkpoint, Event, MetricPoint
 from store.jobs.checkpoints import CheckpointRepository
-from store.jobs.due import sweep
 from store.jobs.endings import RetryPolicy
 from store.jobs.repository import JobRepository
 from store.jobs.vocabulary import AttemptState, JobState, Keep
 from store.workers import WorkerRepository
 from tests.fixtures.play import OWNER, SHORT_LEASE, Service
 from tests.fixtures.process import wait_until
+from tests.fixtures.sweep import sweep
 from tests.store import scenes
 from worker.attempt import run_folder
 from worker.attempt.ending import StopReason
