@@ -18,7 +18,7 @@ from api.http.idempotency import IdempotencyKey, Once
 from api.http.openapi import problems
 from api.http.pagination import DEFAULT_LIMIT, After, Before, Limit, Order, Page, cursor_problems, page_of_json
 from api.http.problems import Invalid, PreconditionFailed, PreconditionRequired
-from api.http.ranges import none_match
+from api.http.ranges import none_match, strong_tags
 from api.jobs import examples, service
 from api.jobs.checked import Checked
 from api.jobs.schemas import CancelIn, DryRun, ForkIn, JobCreated, JobOut, JobPatch, RetryIn
@@ -217,7 +217,7 @@ def jobs_update(
     if if_match is None:
         raise PreconditionRequired("Send the job's ETag as If-Match, so that no change is lost.", param="If-Match")
     job = JobRepository(session).lock(job)
-    if not service.is_version(if_match, job):
+    if not _is_version(if_match, job):
         raise PreconditionFailed("The job has changed since this ETag: get it again.", param="If-Match")
     job = JobRepository(session).update(
         job,
@@ -344,3 +344,8 @@ def _queued(session: Session, job: Job, settings: Settings, *, new: bool) -> Res
 def _job_response(session: Session, job: Job, *, status: int = 200) -> Response:
     body, etag = service.written(session, job)
     return Response(body, status_code=status, headers={"ETag": etag}, media_type="application/json")
+
+
+def _is_version(if_match: str, job: Job) -> bool:
+    """Whether an If-Match names the row as it is, wherever in the queue it stood when the ETag was given."""
+    return if_match.strip() == "*" or any(tag.split(".")[0] == str(job.version) for tag in strong_tags(if_match))

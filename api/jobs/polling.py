@@ -20,6 +20,7 @@ from api.http.intake import is_sound
 from api.http.pagination import DEFAULT_LIMIT, MAX_LIMIT, page_of_json
 from api.http.ranges import none_match
 from api.jobs import service
+from api.jobs.rendering import etag
 from api.services import Services
 from store.db.database import DATABASE_AWAY
 from store.db.errors import NotFound
@@ -84,9 +85,9 @@ class JobPolling:
         remembered = self._remembered(answer, job)
         if remembered is None:
             remembered = await anyio.to_thread.run_sync(self._read, answer, job)
-        body, etag = remembered
-        headers = [(b"etag", etag.encode()), (b"cache-control", b"private, no-cache")]
-        if none_match(header, etag):
+        body, tag = remembered
+        headers = [(b"etag", tag.encode()), (b"cache-control", b"private, no-cache")]
+        if none_match(header, tag):
             await _send(scope, send, _ONE, 304, None, headers)
         else:
             await _send(scope, send, _ONE, 200, body, headers)
@@ -98,13 +99,13 @@ class JobPolling:
         place = self._services.places.get(answer.stamp, job.id) if job.state == JobState.QUEUED else None
         if rendering is None or (place is None and job.state == JobState.QUEUED):
             return None
-        return rendering.with_values(time_left(job, answer.now), place), service.etag(job.version, place)
+        return rendering.with_values(time_left(job, answer.now), place), etag(job.version, place)
 
     def _read(self, answer: Answer, job: JobRow) -> tuple[bytes, str]:
         with self._services.database.read() as session:
             row = JobRepository(session).get_live(job.owner_id, job.id)
-            ((body, etag),) = service.shown(session, self._services, [row], answer.stamp)
-            return body, etag
+            (found,) = service.shown(session, self._services, [row], answer.stamp)
+            return found
 
     async def _list(self, answer: Answer, jobs: Sequence[JobRow], caller: Caller, limit: int) -> bytes:
         items = []

@@ -39,6 +39,11 @@ class Rendering:
         return self.before + values + self.after
 
 
+def etag(version: int, queue_position: int | None) -> str:
+    """The row's version, and for a queued job its place, which changes without the row."""
+    return f'"{version}"' if queue_position is None else f'"{version}.{queue_position}"'
+
+
 class Renderings:
     """Those of the jobs that were asked for last, by id and version; used by many threads."""
 

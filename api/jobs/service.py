@@ -14,11 +14,10 @@ from api.auth import Caller
 from api.http.disk import require_space
 from api.http.openapi import FieldErrorOut
 from api.http.problems import Conflict, Forbidden, Invalid
-from api.http.ranges import strong_tags
 from api.http.validation import validation_problem
 from api.jobs.checked import Checked
 from api.jobs.checks import check
-from api.jobs.rendering import Rendering
+from api.jobs.rendering import Rendering, etag
 from api.jobs.schemas import DryRun, DryRunDataset, DryRunModel, ForkIn, JobOut, Progress
 from api.services import Services, wake_after_commit
 from minillm_core.spec import JobSpec, MiniLLM, parse_spec
@@ -164,16 +163,6 @@ def stored_spec(job: Job) -> JobSpec:
     spec.scheduling.priority = job.priority
     spec.scheduling.max_runtime_seconds = job.max_runtime_seconds
     return spec
-
-
-def etag(version: int, queue_position: int | None) -> str:
-    """The row's version, and for a queued job its place, which changes without the row."""
-    return f'"{version}"' if queue_position is None else f'"{version}.{queue_position}"'
-
-
-def is_version(if_match: str, job: Job) -> bool:
-    """Whether an If-Match names the row as it is, wherever in the queue it stood when the ETag was given."""
-    return if_match.strip() == "*" or any(tag.split(".")[0] == str(job.version) for tag in strong_tags(if_match))
 
 
 def written(session: Session, job: Job) -> tuple[bytes, str]:

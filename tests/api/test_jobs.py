@@ -84,6 +84,16 @@ class TestCreate:
         assert woken == [job["id"]], "announced once, after the commit"
 
 
+    def test_what_was_checked_a_moment_ago_may_be_gone(self, client: TestClient, spec: Row) -> None:
+        for seed in (1, 2):
+            assert client.post("/v1/jobs", json={**spec, "seed": seed}).status_code == 201
+        for job in client.get("/v1/jobs").json()["data"]:
+            client.post(f"/v1/jobs/{job['id']}/cancel")
+        assert client.delete(f"/v1/files/{spec['dataset']['file']}").status_code == 200
+        check_problem(client.post("/v1/jobs", json=spec), 422, "file_not_found", "/dataset/file")
+        assert len(client.get("/v1/jobs").json()["data"]) == 2
+
+
 class TestIdempotency:
     def test_the_same_key_gets_the_first_answer(self, client: TestClient, spec: Row) -> None:
         first = client.post("/v1/jobs", json=spec, headers={"Idempotency-Key": "a"})
