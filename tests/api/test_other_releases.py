@@ -105,7 +105,7 @@ def test_what_a_run_of_another_release_left(client: TestClient, job: Row) -> Non
     put(client, "events", where, data='["odd"]', type="dream", code="x" * 90, level="loud")
     put(client, "metric_points", where, values='{"loss": null, "name": "x"}', phase="deep")
     put(client, "checkpoints", where, metrics='{"a": "b"}', phase="deep")
-    put(client, "jobs", f"id = '{job['id']}'", student_manifest='{"manifest_version": 9, "files": [{"name": 1}]}')
+    put(client, "artifacts", where, manifest='{"manifest_version": 9, "files": [{"name": 1}]}')
     for below in ("", "/events", "/metrics", "/attempts", "/attempts/1", "/checkpoints", "/artifact", "/logs"):
         response = client.get(path + below)
         assert response.status_code == 200, (below, response.text)
