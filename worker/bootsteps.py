@@ -237,6 +237,10 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
     connection that breaks. Here tasks do not come from the broker alone, and a doubled one does no harm.
     """
 
+    restart_count = 0
+    """As if it had been connected before: at the first time Celery ends a worker of whose pool a process has died, and
+    here that may be minutes after the pool was made. It is replaced like any other."""
+
     def connect(self) -> Any:
         while True:
             try:

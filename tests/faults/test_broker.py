@@ -134,6 +134,20 @@ class TestPool:
         assert (lost.state, resumed.worker_id) == (AttemptState.LOST, lost.worker_id)
         assert resumed.supervisor_pid != lost.supervisor_pid
 
+    def test_its_process_may_die_before_there_was_a_broker(
+        self, service: Service, start: Start, make_broker: Callable[..., Broker]
+    ) -> None:
+        broker = make_broker(started=False)
+        worker = start(WORKER, MINILLM_BROKER_URL=broker.url)
+        first = service.submit(steps="2")
+        succeeds(service, first)
+        os.kill(service.attempts(first)[0].supervisor_pid, signal.SIGKILL)
+        broker.start()
+        celery = make_celery(service.settings.model_copy(update={"broker_url": broker.url}))
+        wait_until(lambda: celery.control.inspect(timeout=1.0).ping(), PATIENCE)
+        succeeds(service, service.submit(steps="2"))
+        assert worker.poll() is None
+
     def test_an_idle_worker_takes_the_job_behind_a_busy_one(
         self, service: Service, start: Start, broker: Broker, announce: Callable[[str], bool]
     ) -> None:
