@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, NullPool, PoolProxiedConnection, create_engine, event
+from sqlalchemy import Connection, NullPool, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -127,9 +127,11 @@ class Database:
         finally:
             self._writers.release()
 
-    def connection(self) -> PoolProxiedConnection:
-        """A new connection of the driver beside those of the pool; to be closed by who asked for it."""
-        return self._alone.raw_connection()
+    def connection(self) -> Any:
+        """A new connection of the driver itself, beside those of the pool, for who asked for it to use and to close."""
+        connection = self._alone.raw_connection()
+        connection.detach()
+        return connection.dbapi_connection
 
     @staticmethod
     def now(session: Session) -> dt.datetime:

@@ -1,32 +1,30 @@
 """Small questions that are asked over and over: who is calling, and whether a job, or the newest jobs, have changed.
 
-They are answered by a statement or two outside of any transaction, on a connection of their own: a session would spend
-ten times as long on its own opening and ending.
+They are answered by a statement or two outside of any transaction, on a connection of their own, where they are asked:
+in the event loop, for a thread takes longer to wake up than either database takes to answer. A session would spend ten
+times as long on its own opening and ending.
 
-SQLite answers at once, where it is asked: from memory, in less time than another thread takes to wake up, and without
-waiting for those who write (where it would have to wait, a thread does). PostgreSQL is asked by one thread, which sends
-all questions that came while others were answered in one exchange.
+SQLite answers at once, from memory and without waiting for those who write; where it would have to wait, a thread
+does. PostgreSQL is sent every question as it comes (libpq's pipeline mode) and answers them in their order.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import datetime as dt
 import json
-import queue
 import sqlite3
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import anyio.to_thread
 from sqlalchemy.exc import OperationalError
 
 from store.db.database import Database
-
-_MOST_TOGETHER = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +75,9 @@ class Answer:
 _KEY_COLUMNS = "id, owner_id, scopes, last_used_at"
 _JOB_COLUMNS = "id, owner_id, version, state, deleting, seconds_left, progress_at"
 
+_POSTGRESQL_JOB_COLUMNS = """j.id, j.owner_id, j.version, j.state, j.deleting, j.seconds_left,
+extract(epoch FROM j.progress_at)"""
+
 _SQLITE_KEY = f"""SELECT {_KEY_COLUMNS} FROM api_keys WHERE digest = ? AND revoked_at IS NULL
 AND (expires_at IS NULL OR expires_at > strftime('%Y-%m-%d %H:%M:%f000', 'now'))"""
 _SQLITE_JOB = f"SELECT {_JOB_COLUMNS} FROM jobs WHERE id = ?"
@@ -84,16 +85,15 @@ _SQLITE_NEWEST = f"""SELECT {_JOB_COLUMNS} FROM jobs WHERE owner_id = ? AND NOT 
 ORDER BY created_at DESC, id DESC LIMIT ?"""
 
 # Two snapshots that read the same see the same transactions.
-_POSTGRESQL = f"""SELECT pg_current_snapshot()::text, clock_timestamp(), k.*, j.*
+_POSTGRESQL_ONE = f"""SELECT pg_current_snapshot()::text, extract(epoch FROM clock_timestamp()),
+k.id, k.owner_id, k.scopes::text, extract(epoch FROM k.last_used_at), {_POSTGRESQL_JOB_COLUMNS}
 FROM (SELECT 1) AS one
-LEFT JOIN (SELECT {_KEY_COLUMNS}, digest FROM api_keys WHERE revoked_at IS NULL
-AND (expires_at IS NULL OR expires_at > clock_timestamp())) AS k ON k.digest = %s
-LEFT JOIN (SELECT {_JOB_COLUMNS} FROM jobs) AS j ON j.id = %s"""
-_POSTGRESQL_NEWEST = f"""SELECT {_JOB_COLUMNS} FROM jobs
-WHERE owner_id = COALESCE(%s, (SELECT owner_id FROM api_keys WHERE digest = %s AND revoked_at IS NULL)) AND NOT deleting
-ORDER BY created_at DESC, id DESC LIMIT %s"""
-
-_Asked = tuple[Question, asyncio.AbstractEventLoop, "asyncio.Future[Answer]"]
+LEFT JOIN api_keys AS k ON k.digest = $1 AND k.revoked_at IS NULL
+AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
+LEFT JOIN jobs AS j ON j.id = $2"""
+_POSTGRESQL_NEWEST = f"""SELECT {_POSTGRESQL_JOB_COLUMNS} FROM jobs AS j
+WHERE j.owner_id = COALESCE($1, (SELECT owner_id FROM api_keys WHERE digest = $2 AND revoked_at IS NULL))
+AND NOT j.deleting ORDER BY j.created_at DESC, j.id DESC LIMIT $3::bigint"""
 
 
 class Lookups(Protocol):
@@ -152,118 +152,212 @@ class SqliteLookups:
 
 
 class PostgresLookups:
-    """The thread begins with the first question and ends with :meth:`close`."""
+    """Belongs to one event loop at a time: a question of another one connects anew."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._connecting: asyncio.Future[_PostgresConnection] | None = None
 
     async def ask(self, question: Question) -> Answer:
-        if self._thread is None:
-            self._start()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
-        self._asked.put((question, loop, answer))
-        return await answer
-
-    def close(self) -> None:
-        with self._lock:
-            if self._thread is not None:
-                self._asked.put(None)
-                self._thread.join()
-                self._thread = None
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lookups", daemon=True)
-                self._thread.start()
-
-    def _run(self) -> None:
-        reader: _PostgresReader | None = None
-        ends = False
-        while not ends and (first := self._asked.get()) is not None:
-            together, ends = self._with_those_waiting(first)
-            questions = [question for question, _, _ in together]
-            try:
-                reader, answers = self._answer(reader, questions)
-            except Exception as error:
-                reader = None
-                _deliver(together, error)
-            else:
-                _deliver(together, answers)
-        if reader is not None:
-            reader.close()
-
-    def _answer(
-        self, reader: _PostgresReader | None, questions: Sequence[Question]
-    ) -> tuple[_PostgresReader, list[Answer]]:
-        """By `reader`, or by a new one where there is none or the server has ended its connection meanwhile."""
-        driver_error = self._database.engine.dialect.loaded_dbapi.Error
-        if reader is not None:
-            try:
-                return reader, reader.answer(questions)
-            except driver_error:
-                reader.close()
+        connection, is_new = await self._connected()
         try:
-            reader = _PostgresReader(self._database)
-            return reader, reader.answer(questions)
-        except driver_error as error:
-            if reader is not None:
-                reader.close()
-            raise OperationalError(None, None, error) from error  # as the sessions say it
-
-    def _with_those_waiting(self, first: _Asked) -> tuple[list[_Asked], bool]:
-        together = [first]
-        with contextlib.suppress(queue.Empty):
-            while len(together) < _MOST_TOGETHER:
-                asked = self._asked.get_nowait()
-                if asked is None:
-                    return together, True
-                together.append(asked)
-        return together, False
-
-
-def _deliver(together: Sequence[_Asked], answers: Sequence[Answer] | Exception) -> None:
-    loops = {loop for _, loop, _ in together}
-    for loop in loops:
-        theirs = [
-            (future, answers if isinstance(answers, Exception) else answers[place])
-            for place, (_, asking, future) in enumerate(together)
-            if asking is loop
-        ]
-        with contextlib.suppress(RuntimeError):  # a loop that has ended waits for nothing
-            loop.call_soon_threadsafe(_settle, theirs)
-
-
-def _settle(answers: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
-    for future, answer in answers:
-        if future.done():
-            continue  # nobody waits for it any more
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
-
-
-class _Reader:
-    """One connection, outside of transactions."""
-
-    def __init__(self, database: Database) -> None:
-        self._connection = database.connection()
+            return await connection.ask(question)
+        except OperationalError:
+            if is_new:
+                raise
+        # The server has ended the connection, perhaps long ago.
+        connection, _ = await self._connected()
+        return await connection.ask(question)
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):
-            self._connection.close()
+        connection = _made(self._connecting)
+        self._connecting = None
+        if connection is not None:
+            connection.close_from_anywhere()
+
+    async def _connected(self) -> tuple[_PostgresConnection, bool]:
+        """The connection, and whether it has just been made: by the first of many who ask for it at once."""
+        loop = asyncio.get_running_loop()
+        before = self._connecting
+        if before is not None and before.get_loop() is loop:
+            if not before.done():
+                return await asyncio.shield(before), True
+            made = _made(before)
+            if made is not None and not made.ended:
+                return made, False
+        elif (left := _made(before)) is not None:
+            left.close_from_anywhere()
+        self._connecting = asyncio.ensure_future(self._make(loop))
+        return await asyncio.shield(self._connecting), True
+
+    async def _make(self, loop: asyncio.AbstractEventLoop) -> _PostgresConnection:
+        driver = await anyio.to_thread.run_sync(_prepared_connection, self._database)
+        return _PostgresConnection(driver, loop)
 
 
-class _SqliteReader(_Reader):
+def _made(future: asyncio.Future[_PostgresConnection] | None) -> _PostgresConnection | None:
+    if future is None or not future.done() or future.cancelled() or future.exception() is not None:
+        return None
+    return future.result()
+
+
+def _prepared_connection(database: Database) -> Any:
+    """A driver's connection that knows the statements. Raises OperationalError."""
+    import psycopg
+
+    try:
+        driver = database.connection()
+        driver.autocommit = True
+        for name, statement in ((b"one", _POSTGRESQL_ONE), (b"newest", _POSTGRESQL_NEWEST)):
+            result = driver.pgconn.prepare(name, statement.encode())
+            if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+                driver.close()
+                raise psycopg.OperationalError(result.get_error_message())
+    except psycopg.Error as error:
+        raise OperationalError(None, None, error) from error  # as the sessions say it
+    return driver
+
+
+@dataclass(slots=True)
+class _Pending:
+    future: asyncio.Future[Answer]
+    wants_newest: bool
+    results: list[Any] = field(default_factory=list)
+
+
+class _PostgresConnection:
+    """libpq without waiting: what it has to say is read when the event loop says that something has come."""
+
+    def __init__(self, driver: Any, loop: asyncio.AbstractEventLoop) -> None:
+        from psycopg import pq
+
+        self._driver = driver
+        self._loop = loop
+        self._status = pq.ExecStatus
+        self._pgconn = driver.pgconn
+        self._pgconn.nonblocking = 1
+        self._pgconn.enter_pipeline_mode()
+        self._socket: int = self._pgconn.socket
+        self._pending: collections.deque[_Pending] = collections.deque()
+        self._error: Exception | None = None
+        loop.add_reader(self._socket, self._read)
+
+    async def ask(self, question: Question) -> Answer:
+        """Raises OperationalError, also for every question that is waiting when the connection ends."""
+        if self._error is not None:
+            raise OperationalError(None, None, self._error)
+        pending = _Pending(self._loop.create_future(), question.newest is not None)
+        self._pending.append(pending)
+        try:
+            digest, owner_id = _bytes(question.key_digest), _bytes(question.owner_id)
+            self._pgconn.send_query_prepared(b"one", [digest, _bytes(question.job_id)])
+            if question.newest is not None:
+                self._pgconn.send_query_prepared(b"newest", [owner_id, digest, b"%d" % (question.newest + 1)])
+            self._pgconn.pipeline_sync()
+            self._write()
+        except Exception as error:
+            self._fail(error)
+        return await pending.future
+
+    @property
+    def ended(self) -> bool:
+        return self._error is not None
+
+    def close_from_anywhere(self) -> None:
+        """From any thread, also once the event loop has ended."""
+        error = RuntimeError("the connection was closed")
+        try:
+            self._loop.call_soon_threadsafe(self._fail, error)
+        except RuntimeError:  # it is closed: nobody waits any more
+            self._driver.close()
+
+    def _write(self) -> None:
+        """Send what is to be sent, the rest of it when the socket takes more."""
+        if self._pgconn.flush() == 1:
+            self._loop.add_writer(self._socket, self._write_on)
+        else:
+            self._loop.remove_writer(self._socket)
+
+    def _write_on(self) -> None:
+        try:
+            self._write()
+        except Exception as error:
+            self._fail(error)
+
+    def _read(self) -> None:
+        try:
+            self._pgconn.consume_input()
+            while self._pending and not self._pgconn.is_busy():
+                self._take(self._pgconn.get_result())
+        except Exception as error:
+            self._fail(error)
+
+    def _take(self, result: Any) -> None:
+        if result is None:
+            return  # the end of one statement's results
+        pending = self._pending[0]
+        if result.status == self._status.TUPLES_OK:
+            pending.results.append(result)
+        elif result.status == self._status.PIPELINE_SYNC:
+            self._pending.popleft()
+            if not pending.future.done():
+                pending.future.set_result(_postgres_answer(pending.results, pending.wants_newest))
+        else:
+            raise RuntimeError(result.get_error_message())
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._driver.close()
+        while self._pending:
+            future = self._pending.popleft().future
+            if not future.done():
+                future.set_exception(OperationalError(None, None, self._error))
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
+def _postgres_answer(results: Sequence[Any], wants_newest: bool) -> Answer:
+    one = results[0]
+    values = [one.get_value(0, column) for column in range(one.nfields)]
+    stamp, now, key_id, owner_id, scopes, used = values[:6]
+    key = None
+    if key_id is not None:
+        key = KeyRow(key_id.decode(), owner_id.decode(), tuple(json.loads(scopes)), _moment(used))
+    job = _postgres_job(values[6:]) if values[6] is not None else None
+    newest = None
+    if wants_newest:
+        many = results[1]
+        columns = range(many.nfields)
+        newest = [_postgres_job([many.get_value(row, column) for column in columns]) for row in range(many.ntuples)]
+    return Answer(key, job, newest, stamp, dt.datetime.fromtimestamp(float(now), dt.UTC))
+
+
+def _postgres_job(values: Sequence[bytes]) -> JobRow:
+    id, owner_id, version, state, deleting, left, progress_at = values
+    return JobRow(
+        id.decode(),
+        owner_id.decode(),
+        int(version),
+        state.decode(),
+        deleting == b"t",
+        None if left is None else float(left),
+        _moment(progress_at),
+    )
+
+
+def _moment(epoch: bytes | None) -> dt.datetime | None:
+    return None if epoch is None else dt.datetime.fromtimestamp(float(epoch), dt.UTC)
+
+
+class _SqliteReader:
     def __init__(self, database: Database, number: int) -> None:
-        super().__init__(database)
-        driver: Any = self._connection.dbapi_connection
-        self._execute = driver.execute
+        self._connection = database.connection()
+        self._execute = self._connection.execute
         self._execute("PRAGMA query_only = ON")
         self._number = number
         self._patient: bool | None = None
@@ -289,6 +383,10 @@ class _SqliteReader(_Reader):
         # SQLite's clock is this machine's.
         return Answer(key, job, newest, (self._number, version), dt.datetime.now(dt.UTC))
 
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._connection.close()
+
 
 def _sqlite_job(row: Sequence[Any]) -> JobRow:
     id, owner_id, version, state, deleting, seconds_left, progress_at = row
@@ -297,36 +395,3 @@ def _sqlite_job(row: Sequence[Any]) -> JobRow:
 
 def _time(text: str | None) -> dt.datetime | None:
     return None if text is None else dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
-
-
-class _PostgresReader(_Reader):
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        driver: Any = self._connection.dbapi_connection
-        driver.autocommit = True
-        driver.prepare_threshold = 0
-        self._driver = driver
-
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        if len(questions) == 1 and questions[0].newest is None:
-            asked = [self._ask(questions[0])]
-        else:
-            with self._driver.pipeline():
-                asked = [self._ask(question) for question in questions]
-        return [self._answer(*cursors) for cursors in asked]
-
-    def _ask(self, question: Question) -> tuple[Any, Any]:
-        execute = self._driver.execute
-        one = execute(_POSTGRESQL, (question.key_digest, question.job_id))
-        if question.newest is None:
-            return one, None
-        return one, execute(_POSTGRESQL_NEWEST, (question.owner_id, question.key_digest, question.newest + 1))
-
-    @staticmethod
-    def _answer(one: Any, many: Any) -> Answer:
-        row = one.fetchone()
-        stamp, now = row[:2]
-        key = KeyRow(row[2], row[3], tuple(row[4]), row[5]) if row[2] is not None else None
-        job = JobRow(*row[7:]) if row[7] is not None else None
-        newest = [JobRow(*row) for row in many.fetchall()] if many is not None else None
-        return Answer(key, job, newest, stamp, now)

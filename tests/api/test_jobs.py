@@ -83,7 +83,6 @@ class TestCreate:
         job = client.post("/v1/jobs", json=spec).json()
         assert woken == [job["id"]], "announced once, after the commit"
 
-
     def test_what_was_checked_a_moment_ago_may_be_gone(self, client: TestClient, spec: Row) -> None:
         for seed in (1, 2):
             assert client.post("/v1/jobs", json={**spec, "seed": seed}).status_code == 201
