@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from store.db import schema
 from store.db.database import Database
 from store.db.tables import Base
-from store.db.types import Key, UtcDateTime, Word
+from store.db.types import LookupText, UtcDateTime, Word
 from store.settings import get_settings
 
 
@@ -18,7 +18,7 @@ def render_item(kind: str, item: object, _autogen: object) -> str | bool:
         return "sa.DateTime(timezone=True)"
     if kind == "type" and isinstance(item, Word):
         return "sa.String(length=32)"
-    if kind == "type" and isinstance(item, Key):
+    if kind == "type" and isinstance(item, LookupText):
         return f"sa.String(length={item.impl_instance.length})"
     return False
 

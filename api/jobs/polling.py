@@ -25,7 +25,8 @@ from api.services import Services
 from store.db.database import DATABASE_AWAY
 from store.db.errors import NotFound
 from store.db.lookups import Answer, JobRow
-from store.jobs.repository import JobRepository, time_left
+from store.jobs.repository import JobRepository
+from store.jobs.standing import time_left
 from store.jobs.vocabulary import JobState
 
 _JOB = re.compile(r"/v1/jobs/(job_[0-9a-z]{26})")

@@ -25,10 +25,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from minillm_core.spec.versions import FAILURE, REPORT
-from store.db.types import Json, Key, UtcDateTime, VersionedJson, Word
+from store.db.types import Json, LookupText, UtcDateTime, VersionedJson, Word
 from store.jobs.vocabulary import ArtifactKind, ArtifactState, AttemptState, DesiredState, JobState, Keep
 
-Id = Key(40)
+Id = LookupText(40)
 
 
 class Base(DeclarativeBase):
@@ -169,7 +169,7 @@ class JobReference(Base):
 
     job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16), primary_key=True)
-    reference: Mapped[str] = mapped_column(Key(500), primary_key=True)
+    reference: Mapped[str] = mapped_column(LookupText(500), primary_key=True)
 
     __table_args__ = (Index("ix_job_references_reference_job_id", "reference", "job_id"),)
 
@@ -336,7 +336,7 @@ class Model(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     owner_id: Mapped[str | None] = mapped_column(Id)
     """None: everyone may use it."""
-    reference: Mapped[str] = mapped_column(Key(500), unique=True)
+    reference: Mapped[str] = mapped_column(LookupText(500), unique=True)
     """How a spec names it: `path:<name>` or `model_...`."""
     kind: Mapped[str] = mapped_column(String(16))
     """`base`, `adapter` or `student`."""
@@ -386,8 +386,8 @@ class IdempotencyKey(Base):
 
     owner_id: Mapped[str] = mapped_column(Id, primary_key=True)
     method: Mapped[str] = mapped_column(String(16), primary_key=True)
-    path: Mapped[str] = mapped_column(Key(500), primary_key=True)
-    key: Mapped[str] = mapped_column(Key(255), primary_key=True)
+    path: Mapped[str] = mapped_column(LookupText(500), primary_key=True)
+    key: Mapped[str] = mapped_column(LookupText(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
     status: Mapped[int | None]
     """HTTP status of the answer; None while the first request is at work."""

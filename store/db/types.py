@@ -63,7 +63,7 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
 
 
-class Key(TypeDecorator[str]):
+class LookupText(TypeDecorator[str]):
     """Text that rows are found by. What no database can hold (NUL, lone surrogates) finds nothing, without an error."""
 
     impl = String

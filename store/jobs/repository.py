@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
-import itertools
-import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from minillm_core.spec import JobSpec
@@ -21,8 +18,9 @@ from store.db.ids import new_id
 from store.db.paging import Order, Page, page
 from store.db.printable import printable, printable_data
 from store.db.tables import Artifact, Attempt, Checkpoint, Job, Model
-from store.jobs import references, retention
+from store.jobs import references, retention, standing
 from store.jobs.endings import cancel_finally, resume_if_wanted
+from store.jobs.standing import Queued, Timed, is_timed, time_left
 from store.jobs.transitions import add_event, allowed, apply, lock
 from store.jobs.vocabulary import ALIVE, TERMINAL, Cause, DesiredState, JobState, Keep, RetryFrom
 
@@ -38,44 +36,6 @@ class JobHead:
     created_at: dt.datetime
     seconds_left: float | None
     progress_at: dt.datetime | None
-
-
-class Queued(Protocol):
-    """What the place of a job in the queue depends on: of a row, or of a head."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def state(self) -> JobState: ...
-    @property
-    def priority(self) -> int: ...
-    @property
-    def created_at(self) -> dt.datetime: ...
-
-
-class Timed(Protocol):
-    """What the time left of a job depends on."""
-
-    @property
-    def state(self) -> str: ...
-    @property
-    def seconds_left(self) -> float | None: ...
-    @property
-    def progress_at(self) -> dt.datetime | None: ...
-
-
-def is_timed(job: Timed) -> bool:
-    """Whether there is an estimate of the time left: the job runs and its trainer has made one."""
-    running = job.state in (JobState.RUNNING, JobState.PAUSING)
-    return running and job.seconds_left is not None and job.progress_at is not None
-
-
-def time_left(job: Timed, now: dt.datetime) -> float | None:
-    """The trainer's last estimate less the seconds since, at the database's time ``now``; None where there is none."""
-    if not is_timed(job):
-        return None
-    assert job.seconds_left is not None and job.progress_at is not None
-    return max(0.0, job.seconds_left - (now - job.progress_at).total_seconds())
 
 
 _HEAD = (Job.id, Job.version, Job.state, Job.priority, Job.created_at, Job.seconds_left, Job.progress_at)
@@ -220,23 +180,11 @@ class JobRepository:
 
     def queue_position(self, job: Queued) -> int | None:
         """1 for the job that the next free worker takes; None where it is not queued. Backoff counts as queued."""
-        if job.state is not JobState.QUEUED:
-            return None
-        place = {"priority": job.priority, "created_at": job.created_at, "id": job.id}
-        return 1 + (self.session.scalar(_AHEAD, place) or 0)
+        return standing.position(self.session, job)
 
     def queue_positions(self, jobs: Iterable[Queued]) -> dict[str, int]:
-        """The places of those that are queued, by their ids, in one statement that passes over the queue once.
-
-        It counts what stands ahead of the first of them, then what stands between each and the next: ranges of the
-        queue's index that do not overlap.
-        """
-        queued = sorted((job for job in jobs if job.state is JobState.QUEUED), key=_place)
-        if not queued:
-            return {}
-        pairs = itertools.pairwise([None, *queued])
-        between = self.session.execute(select(*(_count_between(first, second) for first, second in pairs))).one()
-        return {job.id: 1 + ahead for job, ahead in zip(queued, itertools.accumulate(between), strict=True)}
+        """The places of those that are queued, by their ids, in one statement that passes over the queue once."""
+        return standing.positions(self.session, jobs)
 
     def seconds_left(self, job: Timed) -> float | None:
         """Estimate of the running time still to go.
@@ -423,48 +371,3 @@ class JobRepository:
 def _models_of(job: Job) -> Select[str | None]:
     """Ids of the models that a job made."""
     return select(Artifact.model_id).where(Artifact.job_id == job.id, Artifact.model_id.is_not(None))
-
-
-def _ahead() -> Select[int]:
-    """How many queued jobs stand ahead of one, by two ranges of the queue's index."""
-    older = tuple_(Job.created_at, Job.id) < tuple_(
-        bindparam("created_at", type_=Job.created_at.type), bindparam("id", type_=Job.id.type)
-    )
-    ranges = ((Job.priority > bindparam("priority"),), (Job.priority == bindparam("priority"), older))
-    counts = [
-        select(func.count()).select_from(Job).where(Job.state == JobState.QUEUED, *range).scalar_subquery()
-        for range in ranges
-    ]
-    return select(counts[0] + counts[1])
-
-
-# Made once: it is asked for each new job, and putting it together takes longer than running it on a short queue.
-_AHEAD = _ahead()
-
-
-def _place(job: Queued) -> tuple[int, dt.datetime, str]:
-    return (-job.priority, job.created_at, job.id)
-
-
-def _count_between(first: Queued | None, second: Queued | None) -> ColumnElement[int]:
-    """How many queued jobs stand from ``first`` (the head of the queue for None) on and ahead of ``second``."""
-    assert second is not None
-    age = tuple_(Job.created_at, Job.id)
-    mine = Job.priority == second.priority
-    younger = age < (second.created_at, second.id)
-    if first is None:
-        ranges = [(Job.priority > second.priority,), (mine, younger)]
-    elif first.priority == second.priority:
-        ranges = [(mine, age >= (first.created_at, first.id), younger)]
-    else:
-        ranges = [
-            (Job.priority == first.priority, age >= (first.created_at, first.id)),
-            (Job.priority < first.priority, Job.priority > second.priority),
-            (mine, younger),
-        ]
-    counts = [
-        select(func.count()).select_from(Job).where(Job.state == JobState.QUEUED, *range).scalar_subquery()
-        for range in ranges
-    ]
-    total: ColumnElement[int] = functools.reduce(operator.add, counts)
-    return total
