@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps, signals
 from celery.utils import uuid
 from celery.worker import consumer
+from celery.worker.loops import asynloop
 from celery.worker.state import maybe_shutdown, task_reserved
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -41,8 +43,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 2.0
+COMPLAINT_SECONDS = 60.0
+"""Time between two lines that say that there is no broker."""
 _TASK_LOST_SECONDS = 10.0
 """A task that no slot has begun for so long is no longer waited for."""
+
+_REPLACED_SECONDS = 10.0
 
 _no_fork = threading.Lock()
 """Held while this process has connections to the database: SQLite's must not be in the memory that a fork copies."""
@@ -241,12 +247,16 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
     """As if it had been connected before: at the first time Celery ends a worker of whose pool a process has died, and
     here that may be minutes after the pool was made. It is replaced like any other."""
 
+    _complain_at = 0.0
+
     def connect(self) -> Any:
         while True:
             try:
                 return super().connect()
             except self.connection_errors as error:
-                self.on_connection_error_before_connected(error)
+                if time.monotonic() >= self._complain_at:
+                    self._complain_at = time.monotonic() + COMPLAINT_SECONDS
+                    self.on_connection_error_before_connected(error)
                 self._run_loop(RECONNECT_SECONDS)
 
     def ensure_connected(self, conn: Any) -> Any:
@@ -258,24 +268,50 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
     def on_close(self) -> None:
         """A connection has broken: what the pool has been given stays with it."""
 
+    @staticmethod
+    def loop(consumer: Consumer, *options: Any) -> None:
+        """Celery's event loop, once every process of the pool can be watched."""
+        with consumer._pool_watched():
+            pass
+        asynloop(consumer, *options)
+
     def _run_loop(self, seconds: float) -> None:
         """Serve the pool and the timers for so long."""
         hub = self.hub
-        known = {scheduled.entry for scheduled in hub.timer.queue}
-        self.controller.register_with_event_loop(hub)
-        hub.call_repeatedly(0.5, _nothing)  # so that a wait in the loop ends
-        until = time.monotonic() + seconds
-        loop = hub.create_loop()
-        try:
+        with self._pool_watched():
+            hub.call_repeatedly(0.5, _nothing)  # so that a wait in the loop ends
+            until = time.monotonic() + seconds
+            loop = hub.create_loop()
             while time.monotonic() < until:
                 maybe_shutdown()
                 try:
                     next(loop)
                 except (StopIteration, *self.connection_errors):
                     loop = hub.create_loop()
+
+    @contextlib.contextmanager
+    def _pool_watched(self) -> Iterator[None]:
+        """Have the event loop watch the pool's processes; the timers of the block end with it.
+
+        A process that has just died, and is neither watched any more nor replaced yet, cannot be watched.
+        """
+        timer = self.hub.timer
+        known = {scheduled.entry for scheduled in timer.queue}
+        until = time.monotonic() + _REPLACED_SECONDS
+        try:
+            while True:
+                self.pool.maintain_pool()
+                try:
+                    self.controller.register_with_event_loop(self.hub)
+                    break
+                except ValueError:
+                    if time.monotonic() > until:
+                        raise
+                time.sleep(0.05)
+            yield
         finally:
-            for entry in {scheduled.entry for scheduled in hub.timer.queue} - known:
-                hub.timer.cancel(entry)
+            for entry in {scheduled.entry for scheduled in timer.queue} - known:
+                timer.cancel(entry)
 
 
 def _nothing(*_: object) -> None:
