@@ -33,6 +33,7 @@ from minillm_core.train.methods import Method, resolve_method
 from minillm_core.train.progress import Progress
 from minillm_core.train.rollouts import Sampling, draw
 from minillm_core.train.rounds import TrainRow, derived_seed
+from minillm_core.train.selection import Selection
 from minillm_core.train.stop import StopFlag
 from minillm_core.train.student import StudentModule, loss_head
 
@@ -79,6 +80,16 @@ class Recorder(EventLog):
     def metrics(self, phase: Phase, step: int, values: Mapping[str, float]) -> None:
         super().metrics(phase, step, values)
         self.values.update(values)
+
+
+class Unchosen(Selection):
+    """No dev set: the weights of a benchmark's student are not compared."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "criterion", "loss")
+
+    def score(self, model: torch.nn.Module, decoder: Decoder | None) -> tuple[dict[str, float], float]:
+        return {}, 0.0
 
 
 class Finished(Exception):
@@ -218,7 +229,7 @@ def main() -> None:
                 model=student,
                 teacher=teacher,
                 rows=rows,
-                score=lambda model, decoder: ({}, 0.0),
+                selection=Unchosen(),
                 resume_from=None,
                 round_=None,
                 random_state=None,

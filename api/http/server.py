@@ -59,7 +59,7 @@ def with_deadline(protocol: Any, seconds: float) -> type[asyncio.Protocol]:
             self._wait()
 
         def data_received(self, data: bytes) -> None:
-            before = self.cycle
+            before, of_body = self.cycle, self._in_body
             if self._timer is None:
                 self._wait()
             super().data_received(data)
@@ -69,7 +69,8 @@ def with_deadline(protocol: Any, seconds: float) -> type[asyncio.Protocol]:
                 self._received = 0
             elif self._timer is not None:
                 self._received += len(data)
-                if self._received > LARGEST_HEAD_BYTES and not self._in_body:
+                # The end of a body has its bytes behind it too, and is no head.
+                if self._received > LARGEST_HEAD_BYTES and not of_body:
                     self._close()
             if self._complete:
                 self._stop_waiting()

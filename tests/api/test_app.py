@@ -45,8 +45,8 @@ class TestProblems:
         def broken(*_: object, **__: object) -> None:
             raise RuntimeError("the password is hunter2")
 
-        monkeypatch.setattr("store.jobs.repository.JobRepository.list", broken)
-        response = client.get("/v1/jobs")
+        monkeypatch.setattr("store.files.FileRepository.list", broken)
+        response = client.get("/v1/files")
         check_problem(response, 500, "internal_error")
         assert "hunter2" not in response.text
 

@@ -135,6 +135,21 @@ def test_a_slow_upload_is_not_cut(address: tuple[str, int]) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
 
 
+@pytest.mark.parametrize("piece", [20_000, 40_000, 100_000])
+def test_an_upload_in_any_pieces_is_taken(address: tuple[str, int], piece: int) -> None:
+    """Also where the last piece of a body of many ends it."""
+    row = b'{"instruction": "say it", "output": "' + b"x" * 900 + b'"}\n'
+    content = HALVES[6].partition(b"\r\n\r\n")[2] + 95 * row + b"\r\n--b--\r\n"
+    with socket.create_connection(address) as connection:
+        connection.settimeout(PATIENCE)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(UPLOAD + b"Content-Length: " + str(len(content)).encode() + b"\r\n\r\n")
+        for start in range(0, len(content), piece):
+            time.sleep(0.02)
+            connection.sendall(content[start : start + piece])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
+
+
 def test_who_waits_to_be_asked_for_the_body_is_not_hurried() -> None:
     """An app that takes long to ask (here: twice the time) is no fault of the caller's."""
     asked = threading.Event()
