@@ -71,7 +71,8 @@ def test_answers_that_make_no_sense(serve, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_gets_its_script(shell: str) -> None:
-    result = CliRunner().invoke(app, ["--show-completion", shell], prog_name="minillm")
+def test_a_shell_gets_its_script(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_: (shell, shell))
+    result = CliRunner().invoke(app, ["--show-completion"], prog_name="minillm")
     assert result.exit_code == 0, result.output
     assert "_MINILLM_COMPLETE" in result.stdout

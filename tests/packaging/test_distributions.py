@@ -68,7 +68,7 @@ class TestImports:
         ("folder", "groups"),
         [
             ("api", [SERVICE_PROJECT["dependencies"]]),
-            ("store", [SERVICE_PROJECT["dependencies"]]),
+            ("store", [SERVICE_PROJECT["dependencies"], EXTRAS["postgres"]]),
             ("migrations", [SERVICE_PROJECT["dependencies"]]),
             ("worker", [SERVICE_PROJECT["dependencies"], EXTRAS["worker"], EXTRAS["demo"]]),
             ("minillm_core", [SERVICE_PROJECT["dependencies"], EXTRAS["trainer"]]),
