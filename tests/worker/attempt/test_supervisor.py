@@ -497,15 +497,15 @@ class TestFence:
             job.lease_expires_at = service.database.now(session)
         sweep(service.database)
         events = _event_count(service, job_id)
-        thread.join(30)
+        thread.join(5)
         assert not thread.is_alive()
         assert service.processes(job_id) == 0
         assert service.state(job_id) is JobState.QUEUED
         assert _event_count(service, job_id) == events
 
     def test_a_renewal_keeps_a_job_longer_than_its_lease(self, service: Service) -> None:
-        job_id = service.submit(steps="90", delay="0.05")
-        service.run(lease_seconds=3.0, heartbeat_seconds=0.1)
+        job_id = service.submit(steps="60", delay="0.05")
+        service.run(lease_seconds=2.0, heartbeat_seconds=0.1)
         assert service.state(job_id) is JobState.SUCCEEDED
         assert len(service.attempts(job_id)) == 1
 
