@@ -90,7 +90,7 @@ class _Handler(logging.Handler):
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
-        except Exception:
+        except Exception:  # as the handlers of the standard library: a line that cannot be written ends nothing
             self.handleError(record)
 
 

@@ -64,7 +64,7 @@ class Versioned:
             return document
         try:
             return self.present(document)
-        except Exception:
+        except Exception:  # of another release, or damaged: an upcaster may fail in any way, and what is there is shown
             return document
 
 

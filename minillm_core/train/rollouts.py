@@ -146,9 +146,10 @@ def _score(rows: list[TrainRow], method: Method) -> None:
 
 def _logp_of(rows: list[TrainRow], width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """log q and log p of the sampled tokens, (B, ``width``) each, zero after a row's end."""
-    student = [row.student_logp_T for row in rows]
-    teacher = [row.teacher_logp_T for row in rows]
-    return pad_tokens(student, width), pad_tokens(teacher, width)  # type: ignore[arg-type]
+    student = [row.student_logp_T for row in rows if row.student_logp_T is not None]
+    teacher = [row.teacher_logp_T for row in rows if row.teacher_logp_T is not None]
+    assert len(student) == len(teacher) == len(rows), "sampled rows have both"
+    return pad_tokens(student, width), pad_tokens(teacher, width)
 
 
 def _measure(

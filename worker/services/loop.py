@@ -64,7 +64,7 @@ class Loop:
         except SQLAlchemyError as error:
             ended = "cut_short"
             logger.warning("%s was cut short: %s: %s", name, type(error).__name__, error)
-        except Exception:
+        except Exception:  # whatever it is: jobs depend on the next pass
             logger.exception("%s failed", name)
         PASSES.labels(name, ended).inc()
         SECONDS.labels(name).observe(time.monotonic() - began)
