@@ -39,8 +39,8 @@ from minillm_core.models.lora import add_lora, merge_adapter
 from minillm_core.models.pruning import prune_layers
 from minillm_core.spec import JobSpec, Phase, RunContext
 from minillm_core.spec.model_folder import Inspection, inspect_model
+from minillm_core.train import engine
 from minillm_core.train.distributed import Ranks
-from minillm_core.train.engine import TORCH_DTYPES, check_dtype
 from minillm_core.train.events import EventLog
 from minillm_core.train.progress import Progress
 from minillm_core.train.rollouts import Sampling
@@ -91,7 +91,7 @@ def prepare(
         check_same_tokenizer(tokenizer, load_tokenizer(student_folder, param="/student/model"))
     for name, config in (("teacher", teacher_config), ("student", student_config)):
         _check_context(job, name, config)
-    check_dtype(training.dtype, ranks.device)
+    engine.check_dtype(training.dtype, ranks.device)
     check_shapes(job, teacher_config, None if student_folder is None else student_config)
     # After the tokenizers were compared: these are the job's own.
     set_defaults(tokenizer, job.dataset.template_arguments, job.dataset.system_prompt)
@@ -151,7 +151,7 @@ def prepare(
     # A teacher that is fine-tuned first is trained in the training dtype like any model.
     fixed_dtype = None if training.teacher_sft is not None else job.teacher.dtype
     teacher = load_causal_lm(
-        teacher_folder, TORCH_DTYPES[fixed_dtype or training.dtype], ranks.device, param="/teacher/model"
+        teacher_folder, engine.TORCH_DTYPES[fixed_dtype or training.dtype], ranks.device, param="/teacher/model"
     )
     if adapter_folder is not None:
         check_finite(teacher, param="/teacher/model")
@@ -166,7 +166,7 @@ def prepare(
 
 def build_student(job: JobSpec, parts: Parts, teacher: PreTrainedModel, ranks: Ranks) -> nn.Module:
     """The student as its first phase begins: loaded or pruned, with its adapter, ready to train."""
-    dtype = TORCH_DTYPES[job.training.dtype]
+    dtype = engine.TORCH_DTYPES[job.training.dtype]
     if parts.student_folder is None:
         assert job.student.prune_teacher is not None
         student = prune_layers(teacher, job.student.prune_teacher.layers)
